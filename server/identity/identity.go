@@ -1,0 +1,43 @@
+// Package identity says what an identity provider is. The implementations are in the folders below: managed (users of
+// the catalogue); gateway, lambda and directory come later.
+//
+// It knows nothing of sessions, paths, storage or workflows.
+package identity
+
+import (
+	"context"
+	"errors"
+
+	"github.com/transferd/transferd/server"
+)
+
+// ErrDenied is the answer to a wrong user, key or password. It never says which.
+var ErrDenied = errors.New("access denied")
+
+// Provider says who somebody is and where they may go.
+type Provider interface {
+	// Authenticate answers an attempt with what the user gets, or ErrDenied; any other error means that the provider
+	// could not decide. It is also called for SSH public-key queries, which prove nothing.
+	Authenticate(ctx context.Context, a Attempt) (Grant, error)
+}
+
+// Attempt is one try to log in.
+type Attempt struct {
+	Server    server.ID
+	UserName  string
+	Protocol  string // SFTP, FTPS or FTP
+	SourceIP  string
+	PublicKey []byte // SSH wire form (RFC 4253, 6.6); nil for a password attempt
+	Password  string
+}
+
+// Grant is what a user gets.
+type Grant struct {
+	UserName              string
+	Role                  string
+	HomeDirectory         string
+	HomeDirectoryType     string // PATH or LOGICAL
+	HomeDirectoryMappings []server.HomeDirectoryMapEntry
+	Policy                string
+	PosixProfile          *server.PosixProfile
+}

@@ -1,0 +1,70 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/storage"
+)
+
+// Outcome is the first word of a verdict.
+type Outcome string
+
+// The outcomes.
+const (
+	Complete Outcome = "complete" // the client closed the file and the storage committed it
+	Partial  Outcome = "partial"  // the file was open when the session ended
+	Refused  Outcome = "refused"  // the storage refused the bytes; the client was told; nothing is left
+)
+
+// Evidence is why: a short word for the log, the metric and the execution.
+type Evidence string
+
+// What ends an upload.
+const (
+	Closed     Evidence = "closed"
+	Disconnect Evidence = "disconnect"
+	Timeout    Evidence = "timeout"
+	ServerStop Evidence = "server-stop"
+	Crash      Evidence = "crash"
+	Storage    Evidence = "storage"
+)
+
+// Upload is one file that a client sends: a row of the journal.
+type Upload struct {
+	ID       string // a UUID, unique for ever; the execution that it causes has the same
+	Node     string // the process that holds it
+	Server   server.ID
+	User     string
+	Session  string
+	Protocol string
+	SourceIP string
+	Location storage.Location
+	Began    time.Time
+	// Received is how many bytes had come when the journal was begun: zero only for a file that was closed empty.
+	Received int64
+	// Token is what the storage noted, "" if nothing. Filled in by the journal for recovery.
+	Token string
+}
+
+// Verdict is how an upload ended.
+type Verdict struct {
+	Outcome  Outcome
+	Evidence Evidence
+	Object   storage.Object // zero when refused
+	Received int64          // bytes the client sent
+	Ended    time.Time
+}
+
+// Journal remembers uploads through any crash. Every method is durable once it returns.
+type Journal interface {
+	// Begin writes the upload's row, before its first byte goes to storage.
+	Begin(ctx context.Context, u Upload) error
+	// Note keeps what storage needs to find the upload again.
+	Note(ctx context.Context, id, token string) error
+	// End writes the verdict and, in the same transaction, queues the execution that the server's WorkflowDetails
+	// attach to it: OnUpload for complete, OnPartialUpload for partial, none if Received is zero (AWS: files of size 0
+	// start no workflow). Ending an ended upload again changes nothing and is no error.
+	End(ctx context.Context, u Upload, v Verdict) error
+}

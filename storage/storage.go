@@ -1,0 +1,140 @@
+// Package storage says what a file store is: a Backend that holds named files, an Upload that is nothing until it is
+// committed, a Reader, and the abilities that only some stores have. The implementations are s3 and memory (and efs);
+// the suite that every one of them must pass is storagetest.
+//
+// It knows nothing of protocols, sessions, servers, workflows or databases.
+//
+// Names are slash-separated paths without a leading or trailing slash and without empty, "." or ".." elements; the
+// root is "". Whoever calls (server/vfs, workflow/steps) has cleaned them. Errors wrap fs.ErrNotExist, fs.ErrExist,
+// fs.ErrPermission, fs.ErrInvalid, errors.ErrUnsupported or one of the errors below, so that each protocol can turn
+// them into its own words; their texts are for the log and never for a client.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"time"
+)
+
+var (
+	// ErrNotEmpty is returned by Remove for a directory that has entries.
+	ErrNotEmpty = errors.New("directory not empty")
+	// ErrIsDirectory is returned where a file is needed and a directory stands.
+	ErrIsDirectory = errors.New("is a directory")
+	// ErrRandomAccess is returned by Upload.WriteAt for a write that the store cannot take any more: it changes bytes
+	// that are already on their way, or lies farther ahead of the contiguous prefix than the window allows.
+	ErrRandomAccess = errors.New("random access write not supported by this store")
+	// ErrTooLarge is returned for a file beyond what the store can hold.
+	ErrTooLarge = errors.New("file too large for this store")
+	// ErrUnavailable wraps whatever the far side answered when the retry budget is used up.
+	ErrUnavailable = errors.New("storage unavailable")
+)
+
+// Backend is one file store: a bucket, a directory tree. Every method may be called from many goroutines.
+type Backend interface {
+	// Stat describes a file or directory. FileInfo.Name is the base name.
+	Stat(ctx context.Context, name string) (fs.FileInfo, error)
+	// ReadDir yields a directory's entries in the store's order, reading ahead by pages, never the whole directory.
+	// The first error ends it.
+	ReadDir(ctx context.Context, name string) iter.Seq2[fs.FileInfo, error]
+	// Open opens a file for reading. ctx bounds the reads too.
+	Open(ctx context.Context, name string) (Reader, error)
+	// Create begins an upload to name. Nothing shows at name before Commit, and an existing file there stays as it is.
+	Create(ctx context.Context, name string, opt CreateOptions) (Upload, error)
+	// Mkdir makes a directory; fs.ErrExist if something stands there.
+	Mkdir(ctx context.Context, name string) error
+	// Rename moves a file. fs.ErrExist if newName stands.
+	Rename(ctx context.Context, oldName, newName string) error
+	// Remove deletes a file or an empty directory (ErrNotEmpty otherwise).
+	Remove(ctx context.Context, name string) error
+}
+
+// CreateOptions says whose upload it is.
+type CreateOptions struct {
+	// ID names the upload, unique for ever. Stores that can, write it beside the file, so that Resume tells its own
+	// finished file from an older one at the same name.
+	ID string
+	// Metadata is written beside the file where the store has a place for it.
+	Metadata map[string]string
+	// Note, if set, is called at most once, before the first byte goes to the far side in a form that must be ended
+	// there (S3: after CreateMultipartUpload, before the first part). token is what Resume needs to find it again. Note
+	// returns when that is durable; its error fails the upload.
+	Note func(ctx context.Context, token string) error
+}
+
+// Upload is a file on its way. One goroutine at a time calls WriteAt; WriteAt does not keep p. Commit or Abort is called
+// exactly once, after the last WriteAt has returned.
+type Upload interface {
+	// WriteAt takes len(p) bytes for offset off. It blocks while the store's buffer budget is used up; that is the
+	// back-pressure that reaches the client. An error is final: what follows is Abort.
+	WriteAt(p []byte, off int64) (int, error)
+	// Commit makes the longest contiguous prefix of what was written durable and visible at the name, replacing what
+	// stood there. Object.Size tells its length. After an error nothing new shows at the name and nothing half-made is
+	// left once the far side answers again.
+	Commit(ctx context.Context) (Object, error)
+	// Abort drops the upload and everything of it at the far side.
+	Abort(ctx context.Context) error
+}
+
+// Object is a committed file.
+type Object struct {
+	Size      int64
+	ETag      string // without quotes; empty where the store has none
+	VersionID string // empty where the store has none
+	ModTime   time.Time
+}
+
+// Reader reads one version of a file, in any order.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// Resumer is the ability to end an upload whose process died.
+type Resumer interface {
+	// Resume completes what arrived of the upload (name, id and the noted token, "" if none was noted) as the longest
+	// contiguous prefix, possibly empty, removes everything else of it at the far side, and returns the file. It may be
+	// called again after any crash: an upload that was completed already is found by its id and returned. begun is when
+	// the upload began, so that a store can look for unnoted leftovers.
+	Resume(ctx context.Context, name string, dead DeadUpload) (Object, error)
+}
+
+// DeadUpload is what the journal knows of an upload whose process died.
+type DeadUpload struct {
+	ID       string
+	Token    string // "" if none was noted
+	Begun    time.Time
+	Metadata map[string]string
+}
+
+// Copier is the ability to copy without the bytes passing through us.
+type Copier interface {
+	// Copy copies src of this backend to dst of the backend to (the same kind of store; errors.ErrUnsupported if it
+	// cannot). If ifMatch is not empty the source's ETag must equal it, else the error wraps fs.ErrNotExist.
+	// Unless overwrite, fs.ErrExist if dst stands.
+	Copy(ctx context.Context, src, ifMatch string, to Backend, dst string, overwrite bool) (Object, error)
+}
+
+// Tagger is the ability to carry key-value tags on a file.
+type Tagger interface {
+	// Tag adds tags to those the file has (same key: replaced).
+	Tag(ctx context.Context, name string, tags map[string]string) error
+}
+
+// Location is where a file lies: which kind of store, which one, and the name in it.
+type Location struct {
+	Domain string // S3 or EFS, as the API spells it
+	Store  string // bucket or file system id
+	Name   string // key or path, without a leading slash
+}
+
+// Path is the location as AWS's logs write it, /bucket/key.
+func (l Location) Path() string { return "/" + l.Store + "/" + l.Name }
+
+// Stores finds the backend of a bucket or file system. The error wraps fs.ErrNotExist if there is none.
+type Stores interface {
+	Backend(ctx context.Context, domain, store string) (Backend, error)
+}
