@@ -1,0 +1,33 @@
+# Everything goes through these targets; .ci/run calls `make test`.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.6.0
+PKGS        := ./...
+# Random kills of the storm; each takes about a second and a half.
+KILLS       ?= 200
+
+.PHONY: build test deps lint vuln race storm bench
+
+build: ## the product: one static binary in bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/transferd ./cmd/transferd
+
+test: deps lint vuln race ## what CI runs
+
+deps: ## the clients that the tests drive; as root with apt, else a list of what is missing
+	@sh deploy/test-deps.sh
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
+	go vet $(PKGS)
+	go run $(STATICCHECK) $(PKGS)
+
+vuln: ## only where its database can be reached
+	@sh deploy/vuln.sh $(GOVULNCHECK) $(PKGS)
+
+race:
+	CGO_ENABLED=1 go test -race -timeout 14m $(PKGS)
+
+storm: ## kill -9 at random moments, KILLS times; prints the table
+	go test -count=1 -timeout 60m -run '^TestStorm$$' -v ./cmd/transferd -storm $(KILLS)
+
+bench: ## a 1 GiB put beside OpenSSH's sftp-server in the same run; prints ratios
+	go test -count=1 -timeout 30m -run '^TestBenchmarkPut$$' -v ./cmd/transferd -bench-put

@@ -1,0 +1,142 @@
+// Command transferd is the daemon: AWS Transfer Family that people run themselves.
+//
+// It is the only package that sees all the rooms. It reads flags into the one Config struct, makes the parts, gives each
+// what it asks for through the interfaces that the parts declare, and ends them in order.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+// command is one word after `transferd`.
+type command struct {
+	name    string
+	summary string // empty: not shown
+	run     func(ctx context.Context, p process, args []string) error
+}
+
+// process is what a command gets of the process that it runs in.
+type process struct {
+	stdout, stderr io.Writer
+	seams          seams // where the tests put their faults; empty in the product
+}
+
+func commands() []command {
+	return []command{
+		{"dev", "the whole product on one machine, nothing to install or configure", runDev},
+		{"healthcheck", "ask a running transferd whether it is ready (exit status 0 or 1)", runHealthcheck},
+		{"version", "print the version", runVersion},
+		{gatewayCommand, "", runGateway},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, process{stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// errUsage marks an error that the usage text has explained already.
+var errUsage = errors.New("usage")
+
+// exitError carries an exit status that is not an error to print.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// run carries out a command line and returns the exit status: 0 done, 1 failed, 2 not understood.
+func run(ctx context.Context, p process, args []string) int {
+	if len(args) == 0 || args[0] == "-h" || args[0] == "-help" || args[0] == "--help" || args[0] == "help" {
+		usage(p.stdout)
+		return 0
+	}
+	for _, c := range commands() {
+		if c.name != args[0] {
+			continue
+		}
+		err := c.run(ctx, p, args[1:])
+		var exit exitError
+		switch {
+		case err == nil, errors.Is(err, flag.ErrHelp):
+			return 0
+		case errors.As(err, &exit):
+			return int(exit)
+		case errors.Is(err, errUsage):
+			return 2
+		}
+		fmt.Fprintf(p.stderr, "transferd %s: %v\n", c.name, err)
+		return 1
+	}
+	fmt.Fprintf(p.stderr, "transferd: unknown command %q\n\n", args[0])
+	usage(p.stderr)
+	return 2
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "transferd is AWS Transfer Family that you run yourself.\n\nCommands:\n")
+	for _, c := range commands() {
+		if c.summary != "" {
+			fmt.Fprintf(w, "  %-12s %s\n", c.name, c.summary)
+		}
+	}
+	fmt.Fprint(w, "\nExamples:\n  transferd dev                       serve, and print the commands to try\n"+
+		"  transferd dev -demo                 show the whole way of an upload, then serve\n"+
+		"  transferd dev -data /tmp/t -sftp 127.0.0.1:0 -api 127.0.0.1:0\n\n`transferd COMMAND -h` tells a command's flags.\n")
+}
+
+func runVersion(_ context.Context, p process, _ []string) error {
+	fmt.Fprintln(p.stdout, "transferd", version())
+	return nil
+}
+
+// version is the module's version, with the revision it was built from where the build knows it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	parts := []string{info.Main.Version}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			parts = append(parts, s.Value)
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+// newFlags is a flag set that explains itself with an example.
+func newFlags(p process, name, about string) *flag.FlagSet {
+	fs := flag.NewFlagSet("transferd "+name, flag.ContinueOnError)
+	fs.SetOutput(p.stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "%s\n\nFlags:\n", about)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse refuses what the flags do not know, and words that nobody reads.
+func parse(fs *flag.FlagSet, args []string) error {
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(fs.Output(), "unexpected argument %q\n", fs.Arg(0))
+		fs.Usage()
+		return errUsage
+	}
+	return nil
+}
