@@ -35,7 +35,8 @@ var (
 
 // Backend is one file store: a bucket, a directory tree. Every method may be called from many goroutines.
 type Backend interface {
-	// Stat describes a file or directory. FileInfo.Name is the base name.
+	// Stat describes a file or directory. FileInfo.Name is the base name; FileInfo.Sys is the file's Object where the
+	// store knows its ETag, so that a workflow step can tell this file from another at the same name.
 	Stat(ctx context.Context, name string) (fs.FileInfo, error)
 	// ReadDir yields a directory's entries in the store's order, reading ahead by pages, never the whole directory.
 	// The first error ends it.
