@@ -1,0 +1,216 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config is what an Engine needs.
+type Config struct {
+	Executions Executions
+	Steps      map[string]Step // by StepSpec.Type
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+	Now        func() time.Time
+	// StepTimeout bounds one attempt at a step; zero means 30 minutes, the longest that AWS lets a step run.
+	StepTimeout time.Duration
+}
+
+const (
+	defaultStepTimeout = 30 * time.Minute
+	// advanceTimeout bounds the commit of a result whose job was told to stop.
+	advanceTimeout = 15 * time.Second
+)
+
+// Engine takes executions from step to step, one job at a time. It keeps nothing between jobs: what it knows stands in
+// the execution.
+type Engine struct {
+	cfg     Config
+	metrics *metrics
+}
+
+// New makes an engine.
+func New(cfg Config) (*Engine, error) {
+	if cfg.StepTimeout <= 0 {
+		cfg.StepTimeout = defaultStepTimeout
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register the workflow metrics: %w", err)
+	}
+	return &Engine{cfg: cfg, metrics: m}, nil
+}
+
+// run is one job at work.
+type run struct {
+	x     Execution
+	job   Job
+	plan  []StepSpec // the phase's steps
+	spec  StepSpec
+	in    *Input
+	began time.Time
+}
+
+// Run does the job: one attempt at one step. nil means that the job is over, because the step's result is committed or
+// because it was not the execution's current job; an error means that the job must come again.
+func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
+	x, err := e.cfg.Executions.Execution(ctx, job.Execution)
+	if err != nil {
+		return fmt.Errorf("read execution %s: %w", job.Execution, err)
+	}
+	if !current(x, job) {
+		return nil
+	}
+	r := &run{x: x, job: job, plan: x.Plan.steps(job.Phase), began: e.cfg.Now()}
+	e.begin(ctx, r)
+
+	cause := e.attempt(ctx, r)
+	took := e.cfg.Now().Sub(r.began)
+	if cause != nil && Retriable(cause) && !job.Last {
+		e.metrics.step(r.spec, resultRetry, took)
+		return fmt.Errorf("execution %s, %s step %d: %w", job.Execution, job.Phase, job.Step, cause)
+	}
+	t := r.transition(cause, r.began.Add(took))
+	// What was done is recorded even if the process is on its way down: otherwise it would be done again.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), advanceTimeout)
+	defer cancel()
+	if err := advance(ctx, t); errors.Is(err, ErrStale) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("commit execution %s, %s step %d: %w", job.Execution, job.Phase, job.Step, err)
+	}
+	e.end(ctx, r, t, cause)
+	return nil
+}
+
+// current tells whether job is the next thing to do for x: its phase is on and the steps before it, and no others, have
+// their results.
+func current(x Execution, job Job) bool {
+	switch {
+	case x.Status == InProgress && job.Phase == Nominal:
+		return job.Step == len(x.Results.Steps)
+	case x.Status == HandlingException && job.Phase == Exceptional:
+		return job.Step == len(x.Results.OnExceptionSteps)
+	}
+	return false
+}
+
+func (p Plan) steps(phase Phase) []StepSpec {
+	if phase == Exceptional {
+		return p.OnExceptionSteps
+	}
+	return p.Steps
+}
+
+// begin tells that an execution begins, once unless the process dies before the first attempt.
+func (e *Engine) begin(ctx context.Context, r *run) {
+	if r.job.Phase == Nominal && r.job.Step == 0 && r.job.Attempt <= 1 {
+		e.metrics.started.WithLabelValues(string(r.x.Trigger)).Inc()
+		e.logExecution(ctx, slog.LevelInfo, "ExecutionStarted", r.x)
+	}
+}
+
+// attempt runs the step.
+func (e *Engine) attempt(ctx context.Context, r *run) error {
+	r.in = &Input{}
+	if r.job.Step >= len(r.plan) {
+		return &StepError{Type: BadRequest, Message: "The workflow has no such step."}
+	}
+	r.spec = r.plan[r.job.Step]
+	in, err := input(r.x, r.job, r.spec)
+	if err != nil {
+		return err
+	}
+	r.in = in
+	e.logStepStarted(ctx, r)
+	step, ok := e.cfg.Steps[r.spec.Type]
+	if !ok {
+		return &StepError{Type: BadRequest, Message: "Steps of type " + r.spec.Type + " are not supported."}
+	}
+	bounded, cancel := context.WithTimeout(ctx, e.cfg.StepTimeout)
+	defer cancel()
+	err = guarded(bounded, step, in)
+	if err != nil && Retriable(err) && errors.Is(bounded.Err(), context.DeadlineExceeded) {
+		// Whatever the step made of it, this is why it ended.
+		err = &StepError{Type: StepTimeout, Message: "The step took too long.", Err: err}
+	}
+	return err
+}
+
+// guarded runs a step so that its panic is its own error and nobody else's. Another attempt would panic again.
+func guarded(ctx context.Context, step Step, in *Input) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: panic: %v\n%s", ErrPermanent, p, debug.Stack())
+		}
+	}()
+	return step.Run(ctx, in)
+}
+
+// transition is what the attempt changes, where cause is nil or why the step failed for good.
+func (r *run) transition(cause error, ended time.Time) Transition {
+	t := Transition{
+		From: r.job,
+		Result: StepResult{
+			StepType: r.spec.Type, Attempt: r.job.Attempt, Began: r.began, Ended: ended,
+		},
+		Previous: previous(r.x),
+	}
+	if cause != nil {
+		t.Result.Error = shown(cause)
+	} else {
+		t.Result.Outputs = r.in.Outputs
+		t.Previous = r.in.Source
+		if !r.in.Output.IsZero() {
+			t.Previous = r.in.Output
+		}
+	}
+	t.Status, t.Next = r.follow(cause != nil)
+	return t
+}
+
+// follow says what comes after a step. AWS: nominal steps run in order; the first that fails ends them, and the
+// exception-handling steps run one by one, whatever becomes of each
+// (https://docs.aws.amazon.com/transfer/latest/userguide/exception-workflow.html).
+func (r *run) follow(failed bool) (Status, *Job) {
+	next := &Job{Execution: r.job.Execution, Phase: r.job.Phase, Step: r.job.Step + 1, Attempt: 1}
+	more := next.Step < len(r.plan)
+	switch {
+	case r.job.Phase == Exceptional && more:
+		return HandlingException, next
+	case r.job.Phase == Exceptional:
+		return Exception, nil
+	case failed && len(r.x.Plan.OnExceptionSteps) > 0:
+		return HandlingException, &Job{Execution: r.job.Execution, Phase: Exceptional, Step: 0, Attempt: 1}
+	case failed:
+		return Exception, nil
+	case more:
+		return InProgress, next
+	}
+	return Completed, nil
+}
+
+// end tells what is committed.
+func (e *Engine) end(ctx context.Context, r *run, t Transition, cause error) {
+	result := resultOK
+	if t.Result.Error != nil {
+		result = string(t.Result.Error.Type)
+	}
+	e.metrics.step(r.spec, result, t.Result.Ended.Sub(t.Result.Began))
+	e.logStepEnded(ctx, r, t.Result, cause)
+	if t.Next != nil {
+		return
+	}
+	e.metrics.ended.WithLabelValues(string(r.x.Trigger), string(t.Status)).Inc()
+	if t.Status == Completed {
+		e.logExecution(ctx, slog.LevelInfo, "ExecutionCompleted", r.x)
+	} else {
+		e.logExecution(ctx, slog.LevelWarn, "ExecutionErrored", r.x)
+	}
+}

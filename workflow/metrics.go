@@ -1,0 +1,51 @@
+package workflow
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	started  *prometheus.CounterVec
+	ended    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+// resultOK and resultRetry stand beside the error types in the label result.
+const (
+	resultOK    = "OK"
+	resultRetry = "RETRY"
+)
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		started: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "transferd_executions_started_total",
+			Help: "Executions whose first step was begun, by what triggered them.",
+		}, []string{"trigger"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "transferd_executions_total",
+			Help: "Executions that ended, by what triggered them and by their last status.",
+		}, []string{"trigger", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "transferd_step_duration_seconds",
+			Help: "How long an attempt at a step took, by step type and result: OK, RETRY or the error type.",
+			// A tag takes milliseconds, a copy of a terabyte minutes.
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11),
+		}, []string{"type", "result"}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.started, m.ended, m.duration} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) step(spec StepSpec, result string, took time.Duration) {
+	m.duration.WithLabelValues(spec.Type, result).Observe(took.Seconds())
+}
