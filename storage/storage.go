@@ -44,6 +44,8 @@ type Backend interface {
 	// Open opens a file for reading. ctx bounds the reads too.
 	Open(ctx context.Context, name string) (Reader, error)
 	// Create begins an upload to name. Nothing shows at name before Commit, and an existing file there stays as it is.
+	// ctx bounds this call and how long a WriteAt may block, nothing else: once it has ended (the session is over) a
+	// blocked WriteAt returns its error, bytes taken before go on their way, and Commit still keeps them.
 	Create(ctx context.Context, name string, opt CreateOptions) (Upload, error)
 	// Mkdir makes a directory; fs.ErrExist if something stands there.
 	Mkdir(ctx context.Context, name string) error
@@ -70,7 +72,8 @@ type CreateOptions struct {
 // exactly once, after the last WriteAt has returned.
 type Upload interface {
 	// WriteAt takes len(p) bytes for offset off. It blocks while the store's buffer budget is used up; that is the
-	// back-pressure that reaches the client. An error is final: what follows is Abort.
+	// back-pressure that reaches the client. An error is final, what follows is Abort; only after the error of the ended
+	// context of Create may Commit follow.
 	WriteAt(p []byte, off int64) (int, error)
 	// Commit makes the longest contiguous prefix of what was written durable and visible at the name, replacing what
 	// stood there. Object.Size tells its length. After an error nothing new shows at the name and nothing half-made is
