@@ -1,5 +1,364 @@
 // Package session holds the open files of a connected client and gives each upload its verdict. It is the journal's
 // customer.
 //
+// The order that survives any crash: the journal's Begin, the bytes, the storage's Commit, the journal's End, and only
+// then the client's answer. Whatever was begun and not ended is a partial upload, and Recover gives it that verdict.
+//
 // It knows nothing of the wire, of workflows or of SQL: a protocol calls it, it calls vfs and the Journal.
 package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"path"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/transferd/transferd/server/vfs"
+	"github.com/transferd/transferd/storage"
+)
+
+// Session is one client that has logged in. It may be used from many goroutines.
+type Session struct {
+	m        *Manager
+	id       string
+	info     Info
+	fs       *vfs.FS
+	log      *slog.Logger
+	began    time.Time
+	ctx      context.Context
+	cancel   context.CancelFunc
+	bytesIn  prometheus.Counter
+	bytesOut prometheus.Counter
+
+	mu        sync.Mutex // guards what follows
+	ending    bool
+	opened    int // files opened so far: gives each its turn
+	files     map[*File]struct{}
+	downloads map[*Download]struct{}
+
+	ended chan struct{} // closed when End has done its work
+}
+
+// CreateOptions say how a client opened a file for writing.
+type CreateOptions struct {
+	// Exclusive refuses to replace a file. The stores have no atomic way to do that, so it holds between sessions only
+	// as far as one has committed before the other opens.
+	Exclusive bool
+	// Append asks to write at the end of what is there. No store can, so it works on a new or empty file alone and is
+	// errors.ErrUnsupported otherwise (transfer-api 6.1: resume and append are not possible).
+	Append bool
+	// Truncate is what happens anyway: an upload replaces the file when it is committed. It is here so that a protocol
+	// passes on what it was told.
+	Truncate bool
+}
+
+// ID is the session's id as the logs show it.
+func (s *Session) ID() string { return s.id }
+
+// Info says whose session it is.
+func (s *Session) Info() Info { return s.info }
+
+// Context is cancelled when the session ends.
+func (s *Session) Context() context.Context { return s.ctx }
+
+// RealPath is the absolute form of a client's path.
+func (s *Session) RealPath(p string) string { return s.fs.RealPath(p) }
+
+// BackendPath is where a path really lies, /bucket/key, as AWS's logs write it even for logical users
+// (transfer-api 8.2). What lies in no store is written as the client sees it.
+func (s *Session) BackendPath(p string) string {
+	loc, err := s.fs.Locate(p)
+	if err != nil {
+		return s.fs.RealPath(p)
+	}
+	return loc.Path()
+}
+
+// Create begins an upload. Nothing of it shows before Close, or before the session ends with the file open. Several
+// uploads to one path may be open at once: each is an upload of its own with its own verdict, and the last to be
+// committed stays.
+func (s *Session) Create(p string, opt CreateOptions) (*File, error) {
+	f, err := s.create(p, opt)
+	if err != nil {
+		s.failed("OPEN", p, err)
+		return nil, err
+	}
+	s.event("OPEN", slog.String("mode", "CREATE|TRUNCATE|WRITE"), slog.String("path", f.row.Location.Path()),
+		slog.String("upload-id", f.row.ID))
+	return f, nil
+}
+
+func (s *Session) create(p string, opt CreateOptions) (*File, error) {
+	loc, err := s.fs.Locate(p)
+	if err != nil {
+		return nil, err
+	}
+	if s.m.cfg.Unsettled(loc) {
+		return nil, fmt.Errorf("an earlier upload awaits recovery: %w", storage.ErrUnavailable)
+	}
+	if err := s.mayCreate(p, opt); err != nil {
+		return nil, err
+	}
+	f := &File{s: s, path: s.fs.RealPath(p), row: Upload{
+		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
+		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
+	}}
+	f.up, err = s.fs.Create(s.ctx, f.path, storage.CreateOptions{ID: f.row.ID, Metadata: metadata(f.row), Note: f.note})
+	if err != nil {
+		return nil, err
+	}
+	if !s.hold(f) {
+		return nil, errors.Join(fs.ErrClosed, f.abort())
+	}
+	return f, nil
+}
+
+// mayCreate looks at what stands at the path, only if the client asked for that.
+func (s *Session) mayCreate(p string, opt CreateOptions) error {
+	if !opt.Exclusive && !opt.Append {
+		return nil
+	}
+	info, err := s.Stat(p)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case opt.Exclusive:
+		return &fs.PathError{Op: "create", Path: p, Err: fs.ErrExist}
+	case info.Size() > 0:
+		return &fs.PathError{Op: "append", Path: p, Err: errors.ErrUnsupported}
+	}
+	return nil
+}
+
+// metadata is what a file carries beside it, after AWS's user-agent and user-agent-id (transfer-api 3.3).
+func metadata(u Upload) map[string]string {
+	return map[string]string{"user-agent": "transferd", "user-agent-id": u.User + "@" + string(u.Server)}
+}
+
+// Open opens a file for reading.
+func (s *Session) Open(p string) (*Download, error) {
+	r, err := s.fs.Open(s.ctx, p)
+	if err == nil {
+		d := &Download{s: s, path: s.fs.RealPath(p), backendPath: s.BackendPath(p), r: r}
+		if s.holdDownload(d) {
+			s.event("OPEN", slog.String("mode", "READ"), slog.String("path", d.backendPath))
+			return d, nil
+		}
+		err = errors.Join(fs.ErrClosed, r.Close())
+	}
+	s.failed("OPEN", p, err)
+	return nil, err
+}
+
+// Stat describes a file or directory. A file that this session is uploading answers its size so far, the one opened last
+// if there are several: clients look while they write (protocol-libraries B).
+func (s *Session) Stat(p string) (fs.FileInfo, error) {
+	if f := s.uploading(s.fs.RealPath(p)); f != nil {
+		return uploadInfo{name: path.Base(f.path), size: f.Size(), began: f.row.Began}, nil
+	}
+	return s.fs.Stat(s.ctx, p)
+}
+
+// ReadDir yields a directory's entries. Uploads that are under way are not among them, as on S3.
+func (s *Session) ReadDir(p string) iter.Seq2[fs.FileInfo, error] { return s.fs.ReadDir(s.ctx, p) }
+
+// Mkdir makes a directory.
+func (s *Session) Mkdir(p string) error { return s.change("MKDIR", p, s.fs.Mkdir) }
+
+// Remove deletes a file. Like Rename it sees what is committed: a file that is being uploaded for the first time is not
+// there yet (fs.ErrNotExist), an older one at its path goes and the upload takes its place later, as on S3.
+func (s *Session) Remove(p string) error { return s.change("DELETE", p, s.fs.Remove) }
+
+// Rmdir deletes an empty directory.
+func (s *Session) Rmdir(p string) error { return s.change("RMDIR", p, s.fs.Rmdir) }
+
+func (s *Session) change(event, p string, do func(context.Context, string) error) error {
+	if err := do(s.ctx, p); err != nil {
+		s.failed(event, p, err)
+		return err
+	}
+	s.event(event, slog.String("path", s.BackendPath(p)))
+	return nil
+}
+
+// Rename moves a file that is committed. A rename is no upload: no workflow starts (transfer-api 5.7).
+func (s *Session) Rename(oldPath, newPath string) error {
+	if loc, err := s.fs.Locate(newPath); err == nil && s.m.cfg.Unsettled(loc) {
+		return fmt.Errorf("an earlier upload awaits recovery: %w", storage.ErrUnavailable)
+	}
+	if err := s.fs.Rename(s.ctx, oldPath, newPath); err != nil {
+		s.failed("RENAME", oldPath, err)
+		return err
+	}
+	s.event("RENAME", slog.String("path", s.BackendPath(oldPath)), slog.String("new-path", s.BackendPath(newPath)))
+	return nil
+}
+
+// End ends the session: every upload that is open becomes partial with this evidence. A Close that has begun is waited
+// for and stays complete, because the client's CLOSE had come; a protocol that calls Close in goroutines of its own
+// waits until they have begun, or better ended, before it calls End.
+//
+// It returns when all verdicts are durable, or when their time is up: that was logged, the journal's row stays open, and
+// recovery ends it. A second End waits for the first.
+func (s *Session) End(evidence Evidence) {
+	s.mu.Lock()
+	if s.ending {
+		s.mu.Unlock()
+		<-s.ended
+		return
+	}
+	s.ending = true
+	files := make([]*File, 0, len(s.files))
+	for f := range s.files {
+		files = append(files, f)
+	}
+	downloads := make([]*Download, 0, len(s.downloads))
+	for d := range s.downloads {
+		downloads = append(downloads, d)
+	}
+	s.mu.Unlock()
+
+	s.cancel() // releases a WriteAt or ReadAt that is blocked
+	var all sync.WaitGroup
+	for _, f := range files {
+		all.Add(1)
+		s.m.spawn(func() { defer all.Done(); f.cut(evidence) })
+	}
+	for _, d := range downloads {
+		all.Add(1)
+		s.m.spawn(func() { defer all.Done(); d.cut(evidence) })
+	}
+	s.await(&all, len(files))
+	close(s.ended)
+	s.m.leave(s)
+}
+
+// await waits for the files, but not for ever: a store that sits in a WriteAt, deaf to its context, must not hold the
+// protocol's goroutines too.
+func (s *Session) await(all *sync.WaitGroup, files int) {
+	done := make(chan struct{})
+	s.m.spawn(func() { all.Wait(); close(done) })
+	limit := time.NewTimer(s.m.cfg.CommitTimeout + 3*s.m.cfg.JournalTimeout)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		s.log.Error("session ended before its uploads did: their verdicts come late or by recovery",
+			"operation", "END", "files", strconv.Itoa(files))
+	}
+}
+
+// hold takes in an upload; false when the session is over.
+func (s *Session) hold(f *File) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return false
+	}
+	s.opened++
+	f.turn = s.opened
+	s.files[f] = struct{}{}
+	s.m.cfg.Metrics.openFiles.Inc()
+	return true
+}
+
+func (s *Session) release(f *File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, held := s.files[f]; held {
+		delete(s.files, f)
+		s.m.cfg.Metrics.openFiles.Dec()
+	}
+}
+
+func (s *Session) holdDownload(d *Download) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return false
+	}
+	s.downloads[d] = struct{}{}
+	s.m.cfg.Metrics.openFiles.Inc()
+	return true
+}
+
+func (s *Session) releaseDownload(d *Download) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, held := s.downloads[d]; held {
+		delete(s.downloads, d)
+		s.m.cfg.Metrics.openFiles.Dec()
+	}
+}
+
+// uploading finds the upload to a path that was opened last.
+func (s *Session) uploading(realPath string) *File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var last *File
+	for f := range s.files {
+		if f.path == realPath && (last == nil || f.turn > last.turn) {
+			last = f
+		}
+	}
+	return last
+}
+
+func (s *Session) openFiles() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.files) + len(s.downloads)
+}
+
+// event logs what a client did, under AWS's names; all values are strings (transfer-api 8.2).
+func (s *Session) event(activity string, attrs ...slog.Attr) {
+	entry(s.log, slog.LevelInfo, activity, attrs...)
+}
+
+// failed logs what a client could not do. The cause is for whoever runs the daemon.
+func (s *Session) failed(operation, p string, err error, attrs ...slog.Attr) {
+	attrs = append(attrs, slog.String("operation", operation), slog.String("path", s.BackendPath(p)),
+		slog.String("message", message(err)), slog.String("error", err.Error()))
+	entry(s.log, slog.LevelWarn, "ERROR", attrs...)
+}
+
+func entry(log *slog.Logger, level slog.Level, activity string, attrs ...slog.Attr) {
+	log.LogAttrs(context.Background(), level, activity, append(attrs, slog.String("activity-type", activity))...)
+}
+
+// message is our word for an error.
+func message(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "No such file"
+	case errors.Is(err, fs.ErrExist):
+		return "File already exists"
+	case errors.Is(err, fs.ErrPermission):
+		return "Access denied"
+	case errors.Is(err, storage.ErrNotEmpty):
+		return "Directory not empty"
+	case errors.Is(err, storage.ErrIsDirectory):
+		return "Is a directory"
+	case errors.Is(err, storage.ErrRandomAccess):
+		return "AWS Transfer does not support random access writes to S3 objects."
+	case errors.Is(err, storage.ErrTooLarge):
+		return "File too large"
+	case errors.Is(err, errors.ErrUnsupported):
+		return "Operation not supported"
+	case errors.Is(err, fs.ErrInvalid):
+		return "Invalid argument"
+	case errors.Is(err, fs.ErrClosed), errors.Is(err, context.Canceled):
+		return "Session ended"
+	}
+	return "Service unavailable"
+}

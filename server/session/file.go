@@ -1,0 +1,270 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/transferd/transferd/storage"
+)
+
+// errNoVerdict is Close's answer when the bytes are kept but the verdict could not be written.
+var errNoVerdict = errors.New("the verdict could not be written")
+
+// File is an upload that a client has open.
+type File struct {
+	s    *Session
+	path string // as the client sees it, absolute
+	turn int    // which of the session's files; set by hold
+
+	size     atomic.Int64 // the end of the farthest byte
+	received atomic.Int64 // bytes taken, counted as often as they came
+
+	// mu lets one goroutine at a time at the storage, as storage.Upload wants it, and guards what follows. Whoever ends
+	// the upload holds it until the verdict is there.
+	mu      sync.Mutex
+	up      storage.Upload
+	row     Upload        // read by everybody; Received alone changes, once, in begin
+	begun   bool          // the journal has the row
+	closed  bool          // Close or the session's end has come
+	failure error         // the first error of the storage or of Begin: final
+	settled chan struct{} // set with failure: closed when abort and the verdict are done
+}
+
+// Path is the file's path as the client sees it.
+func (f *File) Path() string { return f.path }
+
+// Size is how far the file reaches so far.
+func (f *File) Size() int64 { return f.size.Load() }
+
+// WriteAt takes bytes. It blocks while the storage's buffers are full; the end of the session releases it. After an
+// error of the storage the upload is refused: every later WriteAt and Close gives that error.
+func (f *File) WriteAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.failure != nil:
+		return 0, f.failure
+	case f.closed:
+		return 0, fs.ErrClosed
+	case off < 0:
+		return 0, fs.ErrInvalid
+	case len(p) == 0:
+		return 0, nil
+	}
+	if !f.begun {
+		if err := f.begin(int64(len(p))); err != nil {
+			f.fail("OPEN", err)
+			return 0, err
+		}
+	}
+	n, err := f.up.WriteAt(p, off)
+	if n > 0 {
+		f.received.Add(int64(n))
+		f.size.Store(max(f.size.Load(), off+int64(n))) // written under mu, read without
+		f.s.bytesIn.Add(float64(n))
+	}
+	if err != nil && !f.interrupted(err) {
+		f.fail("WRITE", err)
+	}
+	return n, err
+}
+
+// interrupted tells a WriteAt that the session's end released from one that the storage refused: what it had taken is
+// still good.
+func (f *File) interrupted(err error) bool {
+	return f.s.ctx.Err() != nil && errors.Is(err, context.Canceled)
+}
+
+// Close ends the upload: the bytes are committed, the verdict is durable, then it returns. After an error of the storage
+// nothing is kept and the verdict is refused.
+func (f *File) Close() error {
+	f.mu.Lock()
+	if f.failure != nil {
+		settled, err := f.settled, f.failure
+		f.closed = true
+		f.mu.Unlock()
+		<-settled
+		return err
+	}
+	defer f.mu.Unlock()
+	if f.closed {
+		return fs.ErrClosed
+	}
+	f.closed = true
+	defer f.s.release(f)
+	if !f.begun {
+		if err := f.begin(0); err != nil {
+			return errors.Join(err, f.abort())
+		}
+	}
+	return f.commit(Complete, Closed)
+}
+
+// cut ends the upload because the session ended.
+func (f *File) cut(evidence Evidence) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		<-f.settled
+		return
+	}
+	if f.closed {
+		return
+	}
+	f.closed = true
+	defer f.s.release(f)
+	if f.begun {
+		// commit has logged what went wrong, and nobody is left to be told.
+		_ = f.commit(Partial, evidence)
+		return
+	}
+	// Opened and cut before the first byte: nothing was received, so there is nothing to keep ("stores the received
+	// portion", transfer-api 5.7) and no workflow would start. An empty file would only hide an older one.
+	if err := f.abort(); err != nil {
+		f.s.failed("CLOSE", f.path, err)
+	}
+	f.log("PARTIAL_CLOSE", Verdict{Outcome: Partial, Evidence: evidence})
+}
+
+// begin writes the journal's row: before the first byte goes to storage.
+func (f *File) begin(received int64) error {
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.JournalTimeout)
+	defer cancel()
+	f.row.Received = received
+	if err := f.s.m.cfg.Journal.Begin(ctx, f.row); err != nil {
+		return fmt.Errorf("begin upload: %w", err)
+	}
+	f.begun = true
+	return nil
+}
+
+// note keeps in the journal what storage needs to find the upload again. The session's end does not stop it: the upload
+// would fail with it. The journal may be asked from a goroutine of the storage, so it reads nothing that changes.
+func (f *File) note(ctx context.Context, token string) error {
+	ctx, cancel := f.s.m.finishing(ctx, f.s.m.cfg.JournalTimeout)
+	defer cancel()
+	if err := f.s.m.cfg.Journal.Note(ctx, f.row.ID, token); err != nil {
+		return fmt.Errorf("note upload: %w", err)
+	}
+	return nil
+}
+
+// commit keeps the bytes and writes the verdict. mu is held.
+func (f *File) commit(outcome Outcome, evidence Evidence) error {
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
+	defer cancel()
+	obj, err := f.up.Commit(ctx)
+	v := Verdict{Outcome: outcome, Evidence: evidence, Object: obj, Received: f.received.Load(), Ended: f.s.m.cfg.Now()}
+	if err == nil {
+		return f.end(v)
+	}
+	f.s.failed("CLOSE", f.path, err, f.bytesIn(v), slog.String("upload-id", f.row.ID))
+	if outcome == Partial && ctx.Err() != nil {
+		// Time is up and nobody waits for an answer: the bytes may still lie at the far side, so recovery decides.
+		f.s.m.cfg.Metrics.pending.Inc()
+		return err
+	}
+	return errors.Join(err, f.end(f.refused()))
+}
+
+func (f *File) refused() Verdict {
+	return Verdict{Outcome: Refused, Evidence: Storage, Received: f.received.Load(), Ended: f.s.m.cfg.Now()}
+}
+
+// fail makes an error final. Abort and the verdict go on in a goroutine: the client hears of the error at once, and
+// Close or the session's end waits for them. mu is held.
+func (f *File) fail(operation string, err error) {
+	f.failure = err
+	f.settled = make(chan struct{})
+	begun, v := f.begun, f.refused()
+	f.s.failed(operation, f.path, err, f.bytesIn(v), slog.String("upload-id", f.row.ID))
+	f.s.m.spawn(func() {
+		defer close(f.settled)
+		defer f.s.release(f)
+		if err := f.abort(); err != nil {
+			f.s.failed("CLOSE", f.path, err)
+		}
+		if begun {
+			// end has logged what went wrong; the client has its error already.
+			_ = f.end(v)
+		}
+	})
+}
+
+func (f *File) abort() error {
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
+	defer cancel()
+	return f.up.Abort(ctx)
+}
+
+// end writes the verdict. If the journal does not take it in time the row stays begun: Close gives an error although the
+// bytes are kept, and recovery will call the upload partial. That errs on the safe side, since a client that was told of
+// an error sends the file again.
+func (f *File) end(v Verdict) error {
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.JournalTimeout)
+	defer cancel()
+	err := persist(ctx, func() error { return f.s.m.cfg.Journal.End(ctx, f.row, v) })
+	if err != nil {
+		f.s.m.cfg.Metrics.pending.Inc()
+		f.s.log.Error("no verdict in the journal: recovery will end this upload as partial", "operation", "CLOSE",
+			"path", f.row.Location.Path(), "upload-id", f.row.ID, "verdict", string(v.Outcome),
+			"evidence", string(v.Evidence), "error", err.Error())
+		return errors.Join(errNoVerdict, err)
+	}
+	f.s.m.cfg.Metrics.ended(f.row, v)
+	switch v.Outcome {
+	case Complete:
+		f.log("CLOSE", v)
+	case Partial:
+		f.log("PARTIAL_CLOSE", v)
+	case Refused:
+		f.log("ERROR", v, slog.String("operation", "CLOSE"), slog.String("message", "Upload refused"))
+	}
+	return nil
+}
+
+// persist tries until it works or ctx is over: ten milliseconds' wait at first, then twice as long each time.
+func persist(ctx context.Context, try func() error) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (f *File) bytesIn(v Verdict) slog.Attr {
+	return slog.String("bytes-in", strconv.FormatInt(v.Received, 10))
+}
+
+func (f *File) log(activity string, v Verdict, attrs ...slog.Attr) {
+	f.s.event(activity, append(attrs, slog.String("path", f.row.Location.Path()), f.bytesIn(v),
+		slog.String("upload-id", f.row.ID), slog.String("verdict", string(v.Outcome)),
+		slog.String("evidence", string(v.Evidence)))...)
+}
+
+// uploadInfo describes a file that is being uploaded.
+type uploadInfo struct {
+	name  string
+	size  int64
+	began time.Time
+}
+
+func (i uploadInfo) Name() string       { return i.name }
+func (i uploadInfo) Size() int64        { return i.size }
+func (i uploadInfo) Mode() fs.FileMode  { return 0o644 }
+func (i uploadInfo) ModTime() time.Time { return i.began }
+func (i uploadInfo) IsDir() bool        { return false }
+func (i uploadInfo) Sys() any           { return nil }

@@ -1,0 +1,215 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/vfs"
+	"github.com/transferd/transferd/storage"
+)
+
+// ErrDraining is the answer to Start once the process is on its way out.
+var ErrDraining = errors.New("no new sessions: shutting down")
+
+// Config is what the sessions of a process share.
+type Config struct {
+	Node    string // names this process in the journal's rows
+	Journal Journal
+	Log     *slog.Logger
+	Metrics *Metrics // default: counted and shown nowhere
+	Now     func() time.Time
+	// CommitTimeout bounds the storage's part of ending an upload, that is Commit or Abort. Default 5 minutes: the
+	// last parts of a large file may still be on their way.
+	CommitTimeout time.Duration
+	// JournalTimeout bounds each entry into the journal, with its retries. Default 15 seconds.
+	JournalTimeout time.Duration
+	// Unsettled says whether an upload to this place awaits recovery: until it has its verdict no other may begin there,
+	// because recovery would put the old bytes over the new. Usually Recovery.Unsettled; default: never.
+	Unsettled func(storage.Location) bool
+}
+
+func (c *Config) defaults() {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.CommitTimeout <= 0 {
+		c.CommitTimeout = 5 * time.Minute
+	}
+	if c.JournalTimeout <= 0 {
+		c.JournalTimeout = 15 * time.Second
+	}
+	if c.Unsettled == nil {
+		c.Unsettled = func(storage.Location) bool { return false }
+	}
+}
+
+// Manager holds the sessions of a process.
+type Manager struct {
+	cfg Config
+
+	mu       sync.Mutex // guards what follows
+	sessions map[string]*Session
+	work     int           // sessions and finishing goroutines
+	idle     chan struct{} // made by Wait, closed when work is down to zero
+}
+
+// NewManager makes a Manager.
+func NewManager(cfg Config) *Manager {
+	cfg.defaults()
+	return &Manager{cfg: cfg, sessions: map[string]*Session{}}
+}
+
+// Info says whose session it is.
+type Info struct {
+	Server    server.ID
+	ServerARN string
+	User      string
+	Protocol  string // SFTP, FTPS or FTP
+	SourceIP  string
+	Client    string // the client's version string
+	Role      string
+}
+
+// Start begins the session of somebody who has logged in. Whoever starts it must End it.
+func (m *Manager) Start(info Info, view *vfs.FS) (*Session, error) {
+	if view == nil {
+		return nil, fmt.Errorf("session of %s: no view: %w", info.User, fs.ErrInvalid)
+	}
+	s := &Session{m: m, id: newID(), info: info, fs: view, began: m.cfg.Now(), files: map[*File]struct{}{},
+		downloads: map[*Download]struct{}{}, ended: make(chan struct{})}
+	s.log = m.cfg.Log.With("session-id", s.id, "resource-arn", info.ServerARN)
+	s.bytesIn = m.cfg.Metrics.bytes.WithLabelValues("in", info.Protocol)
+	s.bytesOut = m.cfg.Metrics.bytes.WithLabelValues("out", info.Protocol)
+	if !m.enter(s) {
+		return nil, ErrDraining
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	m.cfg.Metrics.sessions.WithLabelValues(info.Protocol).Inc()
+	return s, nil
+}
+
+// View is what a session looks like from outside.
+type View struct {
+	Info
+	ID        string
+	Began     time.Time
+	OpenFiles int
+}
+
+// Sessions are the sessions that are open, the oldest first.
+func (m *Manager) Sessions() []View {
+	m.mu.Lock()
+	open := make([]*Session, 0, len(m.sessions))
+	for _, s := range m.sessions {
+		open = append(open, s)
+	}
+	m.mu.Unlock()
+	views := make([]View, 0, len(open))
+	for _, s := range open {
+		views = append(views, View{Info: s.info, ID: s.id, Began: s.began, OpenFiles: s.openFiles()})
+	}
+	slices.SortFunc(views, func(a, b View) int {
+		if c := a.Began.Compare(b.Began); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return views
+}
+
+// Wait refuses new sessions and returns when every session has ended and nothing of them is under way any more, or with
+// ctx's error.
+func (m *Manager) Wait(ctx context.Context) error {
+	m.mu.Lock()
+	if m.idle == nil {
+		m.idle = make(chan struct{})
+		if m.work == 0 {
+			close(m.idle)
+		}
+	}
+	idle := m.idle
+	m.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m *Manager) enter(s *Session) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.idle != nil {
+		return false
+	}
+	m.sessions[s.id] = s
+	m.work++
+	return true
+}
+
+func (m *Manager) leave(s *Session) {
+	m.mu.Lock()
+	delete(m.sessions, s.id)
+	m.mu.Unlock()
+	m.cfg.Metrics.sessions.WithLabelValues(s.info.Protocol).Dec()
+	m.done()
+}
+
+// spawn runs f in a goroutine that Wait waits for. Only a session that is open may call it.
+func (m *Manager) spawn(f func()) {
+	m.mu.Lock()
+	m.work++
+	m.mu.Unlock()
+	go func() {
+		defer m.done()
+		f()
+	}()
+}
+
+func (m *Manager) done() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.work--
+	if m.work == 0 && m.idle != nil {
+		close(m.idle)
+	}
+}
+
+// finishing is the context of writes that end an upload: the session may be over, the upload is not.
+func (m *Manager) finishing(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
+}
+
+// newID makes a session id: 16 lower-case hexadecimal digits, as in AWS's logs (transfer-api 8.2).
+func newID() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// newUploadID makes a random UUID (RFC 9562, 5.4).
+func newUploadID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	h := hex.EncodeToString(b[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
