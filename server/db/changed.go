@@ -1,0 +1,50 @@
+package db
+
+import (
+	"context"
+	"sync"
+)
+
+// Changed gives a channel that gets a value after any committed change of servers, users or host keys; changes that
+// nobody has taken yet are one value. The function ends the subscription.
+func (d *DB) Changed() (<-chan struct{}, func()) { return d.changed.subscribe() }
+
+// change is tx for the catalogue: it tells the subscribers.
+func (d *DB) change(ctx context.Context, fn func(context.Context, Tx) error) error {
+	if err := d.tx(ctx, "catalogue", fn); err != nil {
+		return err
+	}
+	d.changed.send()
+	return nil
+}
+
+type broadcast struct {
+	mu   sync.Mutex // guards subs
+	subs map[chan struct{}]struct{}
+}
+
+func (b *broadcast) subscribe() (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.subs == nil {
+		b.subs = map[chan struct{}]struct{}{}
+	}
+	b.subs[c] = struct{}{}
+	return c, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.subs, c)
+	}
+}
+
+func (b *broadcast) send() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.subs {
+		select {
+		case c <- struct{}{}:
+		default: // one is waiting already
+		}
+	}
+}

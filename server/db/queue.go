@@ -1,0 +1,332 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/transferd/transferd/workflow"
+)
+
+const (
+	// maxFailures is how many attempts of a step may fail. The last of them is told so.
+	maxFailures = 8
+	// maxCrashes is how many attempts of a step may end with their process. They are no failures, for a daemon that is
+	// killed often has done nothing wrong; but a step that kills the daemon must not do so for ever.
+	maxCrashes = 16
+	// fetchCooldown is the least time between two looks for jobs; River's 100 ms would cap a queue at ten steps a second
+	// for each worker.
+	fetchCooldown = 5 * time.Millisecond
+	// fetchPoll finds jobs whose retry has come. New jobs ring.
+	fetchPoll = 250 * time.Millisecond
+	// lostAfter is how long a job may run that no worker of this process knows.
+	lostAfter = time.Minute
+)
+
+// engine does one step and calls advance with what came of it.
+type engine = func(ctx context.Context, j workflow.Job, advance workflow.Advance) error
+
+// stepArgs is a job as River keeps it.
+type stepArgs struct {
+	Execution workflow.ExecutionID `json:"execution"`
+	Phase     workflow.Phase       `json:"phase"`
+	Step      int                  `json:"step"`
+}
+
+// Kind is part of river.JobArgs.
+func (stepArgs) Kind() string { return "workflow_step" }
+
+// InsertOpts gives River more attempts than we ever use: River discards a job whose attempts are used up, and then its
+// execution would never end. Who gives up is stepWorker, which ends the execution in the same transaction.
+func (stepArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{MaxAttempts: 30000} }
+
+// backoff is the wait after so many failures: 1 s, 2 s, 4 s, … 64 s, two minutes for all eight attempts.
+func backoff(failures int) time.Duration { return time.Second << min(max(failures-1, 0), 6) }
+
+// Work runs steps with so many workers until ctx ends; then it lets running steps finish for as long as Config.Drain
+// says, cancels the rest, and returns. What was cancelled comes again at the next start.
+//
+// Jobs that a killed process left running are taken up at once: the directory's lock proves that nobody works on them.
+func (d *DB) Work(ctx context.Context, run engine, workers int) error {
+	if !d.working.CompareAndSwap(false, true) {
+		return errors.New("queue: somebody works already")
+	}
+	defer d.working.Store(false)
+	if err := d.recoverQueue(ctx); err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	w := &stepWorker{d: d, run: run, active: map[int64]time.Time{}}
+	all := river.NewWorkers()
+	if err := river.AddWorkerSafely(all, w); err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	client, err := river.NewClient(d.river, &river.Config{
+		ID:                          d.node,
+		Workers:                     all,
+		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}},
+		FetchCooldown:               fetchCooldown,
+		FetchPollInterval:           fetchPoll,
+		JobTimeout:                  -1, // a step has its own limits; a big copy takes hours
+		SoftStopTimeout:             d.drain,
+		CompletedJobRetentionPeriod: time.Hour, // the executions are the record
+		Logger:                      quiet(d.log),
+	})
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	if err := client.Start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("queue: %w", err)
+	}
+	w.watch(ctx)
+	return d.drained(client)
+}
+
+// recoverQueue undoes what a killed process left: its jobs as running, and its lease as River's leader, for which
+// retries would wait up to 15 s.
+func (d *DB) recoverQueue(ctx context.Context) error {
+	err := d.tx(ctx, "rescue", func(ctx context.Context, tx Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM river_leader`)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	n, err := d.rescue(ctx, func(*rivertype.JobRow) bool { return true })
+	if n > 0 {
+		d.log.InfoContext(ctx, "steps of the last process taken up again", "jobs", n)
+	}
+	return err
+}
+
+// drained waits for the client's end. A step that does not heed its context must not keep the daemon from ending.
+func (d *DB) drained(client *river.Client[*sql.Tx]) error {
+	late := time.NewTimer(d.drain + 10*time.Second)
+	defer late.Stop()
+	select {
+	case <-client.Stopped():
+		return nil
+	case <-late.C:
+		return errors.New("queue: steps did not stop when cancelled")
+	}
+}
+
+// stepWorker is River's worker for steps.
+type stepWorker struct {
+	river.WorkerDefaults[stepArgs]
+	d   *DB
+	run engine
+
+	mu     sync.Mutex          // guards active
+	active map[int64]time.Time // jobs in our hands; when they left them, zero before
+}
+
+// NextRetry is part of river.Worker; it is asked after a failure, before that stands among the errors.
+func (w *stepWorker) NextRetry(j *river.Job[stepArgs]) time.Time {
+	failures, _ := tries(j.JobRow)
+	return time.Now().Add(w.d.backoff(failures + 1))
+}
+
+// Work is part of river.Worker. Its answers to River: nil, the job is done; a cancelled context while the queue stops,
+// it comes again; any other error, it comes again after a while.
+func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
+	var done atomic.Bool
+	w.enter(rj.ID)
+	defer func() { w.leave(rj.ID, done.Load()) }()
+	job, exhausted := jobOf(rj)
+	if exhausted {
+		return w.abandon(ctx, rj, job, errors.New(crashText+", again and again"))
+	}
+	err := guard(func() error {
+		return w.run(ctx, job, func(actx context.Context, t workflow.Transition) error {
+			err := w.advance(actx, context.WithoutCancel(ctx), rj, t)
+			if err == nil {
+				done.Store(true)
+			}
+			return err
+		})
+	})
+	if done.Load() || errors.Is(err, workflow.ErrStale) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		if err = w.settled(ctx, job); err == nil {
+			return nil
+		}
+	}
+	w.d.log.WarnContext(ctx, "step attempt failed", "execution", job.Execution, "phase", job.Phase, "step", job.Step,
+		"attempt", job.Attempt, "last", job.Last, "error", err)
+	if job.Last {
+		return w.abandon(ctx, rj, job, err)
+	}
+	return err
+}
+
+// advance commits a transition and the end of its job. ctx is the engine's; jobCtx carries River's client.
+func (w *stepWorker) advance(ctx, jobCtx context.Context, rj *river.Job[stepArgs], t workflow.Transition) error {
+	if got := (stepArgs{Execution: t.From.Execution, Phase: t.From.Phase, Step: t.From.Step}); got != rj.Args {
+		return errors.New("transition: from another job")
+	}
+	now := w.d.now()
+	return w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		if err := advance(ctx, tx, t, now); err != nil {
+			return err
+		}
+		return tx.Complete(jobCtx, rj)
+	})
+}
+
+// settled is nil if a job that ended without a transition is its execution's current one no more. Otherwise the engine
+// has forgotten it, and ending the job would leave the execution without one.
+func (w *stepWorker) settled(ctx context.Context, j workflow.Job) error {
+	is, err := current(ctx, w.d.reader(), j)
+	if err == nil && is {
+		err = errors.New("the engine returned without a transition")
+	}
+	return err
+}
+
+// abandon ends an execution whose step has no attempts left and did not end by itself: the engine panicked, the database
+// refused its transition, or the process died each time. If even this fails the job comes again: it is never dropped
+// while its execution is open.
+func (w *stepWorker) abandon(ctx context.Context, rj *river.Job[stepArgs], j workflow.Job, why error) error {
+	ctx = context.WithoutCancel(ctx)
+	now := w.d.now()
+	err := w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		e, err := readExecution(ctx, tx, j.Execution)
+		if err != nil {
+			return err
+		}
+		t := workflow.Transition{From: j, Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
+			StepType: stepType(e.Plan, j),
+			Error:    &workflow.Error{Type: workflow.InternalServerError, Message: "The step ended unexpectedly"},
+			Attempt:  j.Attempt, Began: now, Ended: now,
+		}}
+		if rj.AttemptedAt != nil {
+			t.Result.Began = *rj.AttemptedAt
+		}
+		if err := advance(ctx, tx, t, now); err != nil {
+			return err
+		}
+		return tx.Complete(ctx, rj)
+	})
+	if errors.Is(err, workflow.ErrStale) {
+		return nil
+	}
+	w.d.log.ErrorContext(ctx, "execution abandoned", "execution", j.Execution, "phase", j.Phase, "step", j.Step,
+		"attempt", j.Attempt, "why", why, "error", err)
+	return err
+}
+
+// watch looks for jobs that run according to the database and that nobody here works on: what River leaves if it cannot
+// write a failed attempt's end. It returns when ctx ends.
+func (w *stepWorker) watch(ctx context.Context) {
+	tick := time.NewTicker(lostAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		n, err := w.d.rescue(ctx, w.lost)
+		if (n > 0 || err != nil) && ctx.Err() == nil {
+			w.d.log.ErrorContext(ctx, "lost jobs taken up again", "jobs", n, "error", err)
+		}
+		w.forget()
+	}
+}
+
+func (w *stepWorker) enter(id int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.active[id] = time.Time{}
+}
+
+// leave keeps a job that is not done for a while: River writes its end a moment later.
+func (w *stepWorker) leave(id int64, done bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if done {
+		delete(w.active, id)
+		return
+	}
+	w.active[id] = time.Now()
+}
+
+func (w *stepWorker) lost(row *rivertype.JobRow) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	left, known := w.active[row.ID]
+	if known && (left.IsZero() || time.Since(left) < lostAfter) {
+		return false
+	}
+	return row.AttemptedAt == nil || time.Since(*row.AttemptedAt) > lostAfter
+}
+
+func (w *stepWorker) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.active, func(_ int64, left time.Time) bool {
+		return !left.IsZero() && time.Since(left) > lostAfter
+	})
+}
+
+// jobOf is a job as the engine knows it. Attempt counts every fetch, for each may have had effects: River writes the
+// fetcher into AttemptedBy (up to 100) in the fetch's own transaction, but takes an attempt back that a stopping daemon
+// cancelled.
+func jobOf(rj *river.Job[stepArgs]) (j workflow.Job, exhausted bool) {
+	failures, crashes := tries(rj.JobRow)
+	return workflow.Job{
+		Execution: rj.Args.Execution, Phase: rj.Args.Phase, Step: rj.Args.Step,
+		Attempt: max(len(rj.AttemptedBy), rj.Attempt),
+		Last:    failures+1 >= maxFailures || crashes+1 >= maxCrashes,
+	}, crashes >= maxCrashes
+}
+
+// tries tells how many attempts of a job failed and how many ended with their process.
+func tries(row *rivertype.JobRow) (failures, crashes int) {
+	for _, e := range row.Errors {
+		if e.Error == crashText {
+			crashes++
+		} else {
+			failures++
+		}
+	}
+	return failures, crashes
+}
+
+func stepType(p workflow.Plan, j workflow.Job) string {
+	steps := p.Steps
+	if j.Phase == workflow.Exceptional {
+		steps = p.OnExceptionSteps
+	}
+	if j.Step < 0 || j.Step >= len(steps) {
+		return ""
+	}
+	return steps[j.Step].Type
+}
+
+// guard makes an error of a panic.
+func guard(fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return fn()
+}

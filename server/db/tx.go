@@ -1,0 +1,177 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+
+	"github.com/transferd/transferd/workflow"
+)
+
+// Querier reads. Placeholders are $1, $2, …
+type Querier interface {
+	// Query calls each once for every row; scan reads the row's columns. The first error ends it.
+	Query(ctx context.Context, each func(scan func(...any) error) error, query string, args ...any) error
+	// QueryRow reads one row; Scan returns sql.ErrNoRows if there is none.
+	QueryRow(ctx context.Context, query string, args ...any) interface{ Scan(...any) error }
+}
+
+// Tx is a transaction: the seam between this package's SQL and the database below. What stands above it is one text for
+// every database.
+type Tx interface {
+	Querier
+	// Exec runs a statement and tells how many rows it changed.
+	Exec(ctx context.Context, query string, args ...any) (int64, error)
+	// Enqueue inserts a job, to be worked once the transaction is committed.
+	Enqueue(ctx context.Context, j workflow.Job) error
+	// Complete ends a running job. The context is one of the job's.
+	Complete(ctx context.Context, j *river.Job[stepArgs]) error
+	// Jobs is River's own access to its rows.
+	Jobs() riverdriver.ExecutorTx
+}
+
+// sqliteTx is Tx on SQLite.
+type sqliteTx struct {
+	querier
+	tx     *sql.Tx
+	d      *DB
+	queued bool // a job was inserted: ring once committed
+}
+
+func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+	res, err := t.tx.ExecContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (t *sqliteTx) Enqueue(ctx context.Context, j workflow.Job) error {
+	t.queued = true
+	_, err := t.d.insert.InsertTx(ctx, t.tx, stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}, nil)
+	return err
+}
+
+func (t *sqliteTx) Complete(ctx context.Context, j *river.Job[stepArgs]) error {
+	_, err := river.JobCompleteTx[*riversqlite.Driver](ctx, t.tx, j)
+	return err
+}
+
+func (t *sqliteTx) Jobs() riverdriver.ExecutorTx { return t.d.river.UnwrapExecutor(t.tx) }
+
+// querier is Querier on a pool, a connection or a transaction of database/sql.
+type querier struct {
+	q interface {
+		QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	}
+}
+
+func (q querier) Query(ctx context.Context, each func(func(...any) error) error, query string, args ...any) error {
+	rows, err := q.q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := each(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (q querier) QueryRow(ctx context.Context, query string, args ...any) interface{ Scan(...any) error } {
+	return q.q.QueryRowContext(ctx, query, args...)
+}
+
+// reader reads what is committed, beside whoever writes.
+func (d *DB) reader() Querier { return querier{d.read} }
+
+// tx runs fn in a transaction of its own. fn's error aborts it and comes back unchanged. fn must not use d: it holds the
+// only connection that writes.
+func (d *DB) tx(ctx context.Context, kind string, fn func(context.Context, Tx) error) error {
+	began := time.Now()
+	tx, err := d.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	t := &sqliteTx{querier: querier{tx}, tx: tx, d: d}
+	defer func() {
+		d.metrics.transaction(kind, time.Since(began))
+		if t.queued {
+			d.river.bell.ring()
+		}
+	}()
+	committed := false
+	defer func() {
+		if !committed { // also when fn panics: the connection must come back
+			err := tx.Rollback()
+			if err != nil && !errors.Is(err, sql.ErrTxDone) {
+				d.log.ErrorContext(ctx, "transaction not rolled back", "kind", kind, "error", err)
+			}
+		}
+	}()
+	if err := fn(ctx, t); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	committed = true
+	return nil
+}
+
+// encode writes a document. The nouns marshal always; an error is a programming mistake that must not pass as data.
+func encode(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+// documents reads the only column of every row as a T.
+func documents[T any](ctx context.Context, q Querier, query string, args ...any) ([]T, error) {
+	var all []T
+	err := q.Query(ctx, func(scan func(...any) error) error {
+		var doc string
+		if err := scan(&doc); err != nil {
+			return err
+		}
+		var v T
+		if err := json.Unmarshal([]byte(doc), &v); err != nil {
+			return err
+		}
+		all = append(all, v)
+		return nil
+	}, query, args...)
+	return all, err
+}
+
+// limit is a page's LIMIT; zero or less means all.
+func limit(n int) int64 {
+	if n <= 0 {
+		return math.MaxInt32
+	}
+	return int64(n)
+}
+
+// millis is a time as rows hold it: 0 is no time.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

@@ -1,0 +1,184 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/workflow"
+)
+
+// Begin writes an upload's row. It is durable once it returns.
+func (d *DB) Begin(ctx context.Context, u session.Upload) error {
+	doc, err := encode(u)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		n, err := tx.Exec(ctx, `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict)
+			VALUES ($1, $2, $3, $4, 0, $5, $6, '') ON CONFLICT DO NOTHING`,
+			u.ID, u.Node, u.Server, millis(u.Began), u.Token, doc)
+		if err == nil && n == 0 {
+			err = &server.ExistsError{ResourceType: "Upload", Resource: u.ID}
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("journal: begin: %w", err)
+	}
+	return nil
+}
+
+// Note keeps what storage needs to find an upload again. It is durable once it returns.
+func (d *DB) Note(ctx context.Context, id, token string) error {
+	err := d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE uploads SET token = $1 WHERE id = $2 AND ended = 0`, token, id)
+		if err == nil && n == 0 {
+			err = &server.NotFoundError{ResourceType: "Upload", Resource: id} // or ended, which no storage notes
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("journal: note: %w", err)
+	}
+	return nil
+}
+
+// End writes an upload's verdict and, in the same transaction, queues the execution that the server has attached to it.
+// It is durable once it returns; ending an ended upload changes nothing.
+func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error {
+	if v.Ended.IsZero() {
+		v.Ended = d.now()
+	}
+	doc, err := encode(v)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE uploads SET ended = $1, verdict = $2 WHERE id = $3 AND ended = 0`,
+			millis(v.Ended), doc, u.ID)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return requireUpload(ctx, tx, u.ID)
+		}
+		return d.cause(ctx, tx, u, v)
+	})
+	if err != nil {
+		return fmt.Errorf("journal: end: %w", err)
+	}
+	return nil
+}
+
+// cause begins the execution that a verdict causes, if the server says so at this moment. A file of zero bytes starts
+// none (AWS, "Create a workflow": files of size 0 do not trigger it).
+func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
+	trigger := map[session.Outcome]workflow.Trigger{
+		session.Complete: workflow.OnUpload, session.Partial: workflow.OnPartialUpload,
+	}[v.Outcome]
+	if trigger == "" || v.Received <= 0 {
+		return nil
+	}
+	var role, doc string
+	err := tx.QueryRow(ctx, `SELECT a.role, w.doc FROM attachments a JOIN workflows w ON w.id = a.workflow_id
+		WHERE a.server_id = $1 AND a.event = $2`, u.Server, trigger).Scan(&role, &doc)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var w workflow.Workflow
+	if err := json.Unmarshal([]byte(doc), &w); err != nil {
+		return err
+	}
+	file := fileLocation(u, v)
+	return begin(ctx, tx, workflow.Execution{
+		ExecutionId:         workflow.ExecutionID(u.ID),
+		InitialFileLocation: file,
+		ServiceMetadata: workflow.ServiceMetadata{UserDetails: workflow.UserDetails{
+			UserName: u.User, ServerId: string(u.Server), SessionId: u.Session,
+		}},
+		ExecutionRole: role,
+		WorkflowId:    w.WorkflowId,
+		Plan:          workflow.Plan{Steps: w.Steps, OnExceptionSteps: w.OnExceptionSteps},
+		Trigger:       trigger,
+		Evidence:      string(v.Evidence),
+		Began:         d.now(),
+		Previous:      file,
+	})
+}
+
+func fileLocation(u session.Upload, v session.Verdict) workflow.FileLocation {
+	if u.Location.Domain == "EFS" {
+		return workflow.FileLocation{EfsFileLocation: &workflow.EfsFileLocation{
+			FileSystemId: u.Location.Store, Path: "/" + u.Location.Name,
+		}}
+	}
+	return workflow.FileLocation{S3FileLocation: &workflow.S3FileLocation{
+		Bucket: u.Location.Store, Key: u.Location.Name, VersionId: v.Object.VersionID, Etag: v.Object.ETag,
+	}}
+}
+
+// Unfinished lists the uploads that a node has begun and not ended, oldest first, each with what the storage noted.
+func (d *DB) Unfinished(ctx context.Context, node string) ([]session.Upload, error) {
+	records, err := uploads(ctx, d.reader(), `WHERE node = $1 AND ended = 0 ORDER BY began, id`, node)
+	open := make([]session.Upload, len(records))
+	for i, r := range records {
+		open[i] = r.Upload
+	}
+	return open, err
+}
+
+// UploadRecord is an upload as the journal knows it.
+type UploadRecord struct {
+	Upload  session.Upload
+	Verdict *session.Verdict // nil while it is under way
+}
+
+// Uploads lists the journal, oldest first. After is the id of the last one seen; no limit in the page means all.
+func (d *DB) Uploads(ctx context.Context, p server.Page) ([]UploadRecord, error) {
+	if p.After == "" {
+		return uploads(ctx, d.reader(), `ORDER BY began, id LIMIT $1`, limit(p.Limit))
+	}
+	return uploads(ctx, d.reader(), `WHERE (began, id) > (SELECT began, id FROM uploads WHERE id = $1)
+		ORDER BY began, id LIMIT $2`, p.After, limit(p.Limit))
+}
+
+func uploads(ctx context.Context, q Querier, where string, args ...any) ([]UploadRecord, error) {
+	var all []UploadRecord
+	err := q.Query(ctx, func(scan func(...any) error) error {
+		var r UploadRecord
+		var token, doc, verdict string
+		if err := scan(&token, &doc, &verdict); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(doc), &r.Upload); err != nil {
+			return err
+		}
+		r.Upload.Token = token
+		if verdict != "" {
+			r.Verdict = &session.Verdict{}
+			if err := json.Unmarshal([]byte(verdict), r.Verdict); err != nil {
+				return err
+			}
+		}
+		all = append(all, r)
+		return nil
+	}, `SELECT token, doc, verdict FROM uploads `+where, args...)
+	return all, err
+}
+
+func requireUpload(ctx context.Context, q Querier, id string) error {
+	var found int
+	err := q.QueryRow(ctx, `SELECT 1 FROM uploads WHERE id = $1`, id).Scan(&found)
+	if errors.Is(err, sql.ErrNoRows) {
+		return &server.NotFoundError{ResourceType: "Upload", Resource: id}
+	}
+	return err
+}

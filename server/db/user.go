@@ -1,0 +1,91 @@
+package db
+
+import (
+	"context"
+
+	"github.com/transferd/transferd/server"
+)
+
+// CreateUser adds a user to a server.
+func (d *DB) CreateUser(ctx context.Context, id server.ID, u server.User) error {
+	doc, err := encode(u)
+	if err != nil {
+		return err
+	}
+	return d.change(ctx, func(ctx context.Context, tx Tx) error {
+		if err := requireServer(ctx, tx, id); err != nil {
+			return err
+		}
+		n, err := tx.Exec(ctx, `INSERT INTO users (server_id, name, rev, doc) VALUES ($1, $2, 1, $3) ON CONFLICT DO NOTHING`,
+			id, u.UserName, doc)
+		if err == nil && n == 0 {
+			err = &server.ExistsError{ResourceType: "User", Resource: u.UserName}
+		}
+		return err
+	})
+}
+
+// User reads one user of a server.
+func (d *DB) User(ctx context.Context, id server.ID, name string) (server.User, error) {
+	return user(ctx, d.reader(), id, name)
+}
+
+func user(ctx context.Context, q Querier, id server.ID, name string) (server.User, error) {
+	found, err := documents[server.User](ctx, q, `SELECT doc FROM users WHERE server_id = $1 AND name = $2`, id, name)
+	if err != nil {
+		return server.User{}, err
+	}
+	if len(found) == 0 {
+		if err := requireServer(ctx, q, id); err != nil {
+			return server.User{}, err
+		}
+		return server.User{}, noUser(name)
+	}
+	return found[0], nil
+}
+
+// Users lists a server's users by name. No limit in the page means all.
+func (d *DB) Users(ctx context.Context, id server.ID, p server.Page) ([]server.User, error) {
+	if err := requireServer(ctx, d.reader(), id); err != nil {
+		return nil, err
+	}
+	return documents[server.User](ctx, d.reader(),
+		`SELECT doc FROM users WHERE server_id = $1 AND name > $2 ORDER BY name LIMIT $3`, id, p.After, limit(p.Limit))
+}
+
+// UpdateUser changes a user in one transaction; no other change gets between. An error of change aborts it and comes
+// back as it is. change must not use the database.
+func (d *DB) UpdateUser(ctx context.Context, id server.ID, name string, change func(*server.User) error) error {
+	return d.change(ctx, func(ctx context.Context, tx Tx) error {
+		u, err := user(ctx, tx, id, name)
+		if err != nil {
+			return err
+		}
+		if err := change(&u); err != nil {
+			return err
+		}
+		u.UserName = name
+		doc, err := encode(u)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE users SET doc = $1, rev = rev + 1 WHERE server_id = $2 AND name = $3`, doc, id, name)
+		return err
+	})
+}
+
+// DeleteUser removes a user from a server.
+func (d *DB) DeleteUser(ctx context.Context, id server.ID, name string) error {
+	return d.change(ctx, func(ctx context.Context, tx Tx) error {
+		if err := requireServer(ctx, tx, id); err != nil {
+			return err
+		}
+		n, err := tx.Exec(ctx, `DELETE FROM users WHERE server_id = $1 AND name = $2`, id, name)
+		if err == nil && n == 0 {
+			err = noUser(name)
+		}
+		return err
+	})
+}
+
+func noUser(name string) error { return &server.NotFoundError{ResourceType: "User", Resource: name} }
