@@ -1,0 +1,212 @@
+package workflow_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/transferd/transferd/workflow"
+)
+
+var errCrash = errors.New("the process died here")
+
+// ledger is a database with one queue, in memory. It keeps the contract of Executions and Advance, and fails the test
+// when the engine breaks it.
+type ledger struct {
+	t  *testing.T
+	mu sync.Mutex
+	x  map[workflow.ExecutionID]workflow.Execution
+	// job is the current job of an execution that runs. Attempt is that of the next delivery.
+	job map[workflow.ExecutionID]workflow.Job
+	// maxAttempts marks the last delivery.
+	maxAttempts int
+	// die, if set, is asked before and after a commit.
+	die func() bool
+}
+
+func newLedger(t *testing.T) *ledger {
+	return &ledger{t: t, maxAttempts: 4,
+		x: map[workflow.ExecutionID]workflow.Execution{}, job: map[workflow.ExecutionID]workflow.Job{}}
+}
+
+// enqueue begins an execution as the journal's End does.
+func (l *ledger) enqueue(x workflow.Execution) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x.Status = workflow.InProgress
+	l.x[x.ExecutionId] = x
+	l.job[x.ExecutionId] = workflow.Job{Execution: x.ExecutionId, Phase: workflow.Nominal}
+}
+
+func (l *ledger) Execution(_ context.Context, id workflow.ExecutionID) (workflow.Execution, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x, ok := l.x[id]
+	if !ok {
+		return x, errors.New("no such execution")
+	}
+	x.Results.Steps = slices.Clone(x.Results.Steps)
+	x.Results.OnExceptionSteps = slices.Clone(x.Results.OnExceptionSteps)
+	return x, nil
+}
+
+// deliver hands out the current job of an execution once more; false if it has ended.
+func (l *ledger) deliver(id workflow.ExecutionID) (workflow.Job, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	job, ok := l.job[id]
+	if !ok {
+		return job, false
+	}
+	job.Attempt++
+	l.job[id] = job
+	job.Last = job.Attempt >= l.maxAttempts
+	return job, true
+}
+
+func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	id := t.From.Execution
+	job, ok := l.job[id]
+	if !ok || job.Phase != t.From.Phase || job.Step != t.From.Step {
+		return workflow.ErrStale
+	}
+	if l.die != nil && l.die() {
+		return errCrash
+	}
+	l.check(t)
+	x := l.x[id]
+	if t.From.Phase == workflow.Nominal {
+		x.Results.Steps = append(x.Results.Steps, t.Result)
+	} else {
+		x.Results.OnExceptionSteps = append(x.Results.OnExceptionSteps, t.Result)
+	}
+	x.Previous, x.Status = t.Previous, t.Status
+	if t.Next == nil {
+		x.Ended = t.Result.Ended
+		delete(l.job, id)
+	} else {
+		next := *t.Next
+		next.Attempt = 0
+		l.job[id] = next
+	}
+	l.x[id] = x
+	if l.die != nil && l.die() {
+		return errCrash
+	}
+	return nil
+}
+
+func (l *ledger) check(t workflow.Transition) {
+	l.t.Helper()
+	ends := t.Status == workflow.Completed || t.Status == workflow.Exception
+	if ends != (t.Next == nil) {
+		l.t.Errorf("status %s with next job %v", t.Status, t.Next)
+	}
+	if t.Next != nil && t.Next.Attempt != 1 {
+		l.t.Errorf("the next job has attempt %d, want 1", t.Next.Attempt)
+	}
+	if t.Result.Attempt != t.From.Attempt {
+		l.t.Errorf("result of attempt %d says attempt %d", t.From.Attempt, t.Result.Attempt)
+	}
+	if t.Previous.IsZero() {
+		l.t.Error("no previous file")
+	}
+	if t.Result.Ended.Before(t.Result.Began) || t.Result.Began.IsZero() {
+		l.t.Errorf("step from %v to %v", t.Result.Began, t.Result.Ended)
+	}
+}
+
+// finish delivers an execution's jobs until it ends, and returns it.
+func (l *ledger) finish(e *workflow.Engine, id workflow.ExecutionID) workflow.Execution {
+	l.t.Helper()
+	for range 1000 {
+		job, ok := l.deliver(id)
+		if !ok {
+			return l.x[id]
+		}
+		if err := e.Run(l.t.Context(), job, l.advance); err != nil && job.Last && !errors.Is(err, errCrash) {
+			l.t.Fatalf("last attempt: %v", err)
+		}
+	}
+	l.t.Fatalf("execution %s does not end", id)
+	return workflow.Execution{}
+}
+
+// stepFunc is a Step.
+type stepFunc func(ctx context.Context, in *workflow.Input) error
+
+func (f stepFunc) Run(ctx context.Context, in *workflow.Input) error { return f(ctx, in) }
+
+func newEngine(t *testing.T, l *ledger, steps map[string]workflow.Step, change ...func(*workflow.Config)) *workflow.Engine {
+	t.Helper()
+	cfg := workflow.Config{Executions: l, Steps: steps, Log: slog.New(slog.NewJSONHandler(io.Discard, nil)), Now: time.Now}
+	for _, f := range change {
+		f(&cfg)
+	}
+	e, err := workflow.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func s3File(bucket, key, etag string) workflow.FileLocation {
+	return workflow.FileLocation{S3FileLocation: &workflow.S3FileLocation{Bucket: bucket, Key: key, Etag: etag}}
+}
+
+var began = time.Date(2026, 11, 22, 23, 30, 0, 0, time.FixedZone("west", -3600))
+
+func execution(id string, plan workflow.Plan) workflow.Execution {
+	return workflow.Execution{
+		ExecutionId: workflow.ExecutionID(id), WorkflowId: "w-abcdef01234567890", Plan: plan,
+		InitialFileLocation: s3File("in", "mary/a.txt", "e1"), Trigger: workflow.OnUpload, Evidence: "closed", Began: began,
+		ServiceMetadata: workflow.ServiceMetadata{UserDetails: workflow.UserDetails{
+			UserName: "mary", ServerId: "s-01234567890abcdef", SessionId: "0123456789abcdef"}},
+	}
+}
+
+// named are steps of the type COPY that tell their names, so that a fake knows which one it is.
+func named(names ...string) []workflow.StepSpec {
+	var specs []workflow.StepSpec
+	for _, n := range names {
+		specs = append(specs, workflow.StepSpec{Type: workflow.TypeCopy, CopyStepDetails: &workflow.CopyStepDetails{Name: n}})
+	}
+	return specs
+}
+
+func outcome(results []workflow.StepResult) []string {
+	var words []string
+	for _, r := range results {
+		word := "ok"
+		if r.Error != nil {
+			word = string(r.Error.Type)
+		}
+		if r.Attempt > 1 {
+			word += fmt.Sprintf("@%d", r.Attempt)
+		}
+		words = append(words, word)
+	}
+	return words
+}
+
+func all(steps workflow.Step) map[string]workflow.Step {
+	return maps.Collect(func(yield func(string, workflow.Step) bool) {
+		for _, typ := range []string{workflow.TypeCopy, workflow.TypeTag, workflow.TypeDelete} {
+			if !yield(typ, steps) {
+				return
+			}
+		}
+	})
+}
