@@ -1,0 +1,391 @@
+// Package fleet makes what the catalogue says true: each server that is STARTING or ONLINE has a listener and a frontend
+// that serves it, every other has none. The control plane writes wishes into the catalogue; this room reads them, acts,
+// and writes what became of them.
+//
+// It compares and never remembers: whatever it missed (a signal, its own death) the next look at the catalogue makes up
+// for. It knows nothing of protocols, sessions or SQL.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/transferd/transferd/hostkeys"
+	"github.com/transferd/transferd/server"
+)
+
+// Catalogue is what the fleet reads and writes of all that the daemon remembers.
+type Catalogue interface {
+	// Servers lists servers by id.
+	Servers(ctx context.Context, p server.Page) ([]server.Server, error)
+	// HostKeys lists a server's host keys with their private parts.
+	HostKeys(ctx context.Context, id server.ID) ([]hostkeys.Key, error)
+	// UpdateServer changes a server in one transaction; an error of change aborts it and comes back.
+	UpdateServer(ctx context.Context, id server.ID, change func(*server.Server) error) error
+	// Changed gives a channel that gets a value after changes, and a function that ends the subscription.
+	Changed() (<-chan struct{}, func())
+}
+
+// Frontend serves a protocol.
+type Frontend interface {
+	// Serve serves until ctx ends; then it closes the listener, ends its sessions with their verdicts and returns. current
+	// gives the settings of this moment, for each new connection.
+	Serve(ctx context.Context, ln net.Listener, current func() Settings) error
+}
+
+// Settings are a server as the catalogue has it now.
+type Settings struct {
+	Server   server.Server
+	HostKeys []hostkeys.Key
+}
+
+// Config is what a fleet works with.
+type Config struct {
+	Catalogue Catalogue
+	Frontend  Frontend
+	// Listen opens a server's listener; usually Addresses.Listen.
+	Listen     func(ctx context.Context, s server.Server) (net.Listener, error)
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time
+	// DrainTimeout is how long a frontend may take to end: after it a stopping server is STOP_FAILED, and Run returns
+	// without the frontend. Default 10 minutes, since uploads are committed in that time.
+	DrainTimeout time.Duration
+	// Tick is how often the catalogue is looked at without a signal. Default 30 seconds.
+	Tick time.Duration
+	// Retry is the wait before a listener that is lost, or was ONLINE when the process started, is tried again; it doubles
+	// with each of the few tries. Default 200 milliseconds.
+	Retry time.Duration
+}
+
+// The limits of patience.
+const (
+	tries    = 6           // for a server that is ONLINE in the catalogue, before it is START_FAILED
+	steady   = time.Minute // a frontend that was up for so long has no tries behind it
+	pageSize = 500
+)
+
+// errMoved aborts a transition: the server has gone to another state meanwhile, and the signal of that is on its way.
+var errMoved = errors.New("server is in another state")
+
+// Fleet runs the frontends of all servers. Make it with New.
+type Fleet struct {
+	cfg     Config
+	ready   chan struct{}
+	wake    chan struct{}        // a frontend has ended, or a time has come
+	servers *prometheus.GaugeVec // by state
+
+	// What follows belongs to Run's goroutine.
+	running map[server.ID]*instance
+	trouble map[server.ID]trouble
+}
+
+// trouble is what Run remembers of a server that should be ONLINE and is not.
+type trouble struct {
+	tries int
+	next  time.Time
+	cause error
+}
+
+// New makes a Fleet. Run runs it, once.
+func New(cfg Config) *Fleet {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.DrainTimeout <= 0 {
+		cfg.DrainTimeout = 10 * time.Minute
+	}
+	if cfg.Tick <= 0 {
+		cfg.Tick = 30 * time.Second
+	}
+	if cfg.Retry <= 0 {
+		cfg.Retry = 200 * time.Millisecond
+	}
+	f := &Fleet{
+		cfg: cfg, ready: make(chan struct{}), wake: make(chan struct{}, 1),
+		running: map[server.ID]*instance{}, trouble: map[server.ID]trouble{},
+		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "transferd_servers", Help: "Servers in the catalogue.",
+		}, []string{"state"}),
+	}
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(f.servers)
+	}
+	return f
+}
+
+// Ready is closed when every server of the catalogue has been looked at once: those that can be reached listen.
+func (f *Fleet) Ready() <-chan struct{} { return f.ready }
+
+// Run makes the catalogue's wishes true until ctx ends, then ends every frontend and returns. The servers stay ONLINE in
+// the catalogue, so that the next start brings them up again.
+func (f *Fleet) Run(ctx context.Context) error {
+	changed, unsubscribe := f.cfg.Catalogue.Changed()
+	defer unsubscribe()
+	tick := time.NewTicker(f.cfg.Tick)
+	defer tick.Stop()
+	for first := true; ; {
+		err := f.reconcile(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return f.drain()
+		case err != nil:
+			f.cfg.Log.Error("the catalogue cannot be followed: trying again", "error", err.Error())
+			f.wakeIn(5 * f.cfg.Retry)
+		case first:
+			first = false
+			close(f.ready)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-f.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// reconcile looks at every server once.
+func (f *Fleet) reconcile(ctx context.Context) error {
+	f.reap()
+	all, err := f.list(ctx)
+	if err != nil {
+		return err
+	}
+	known := make(map[server.ID]bool, len(all))
+	states := map[server.State]int{}
+	var errs []error
+	for _, s := range all {
+		known[s.ServerId] = true
+		states[s.State]++
+		if err := f.settle(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("server %s: %w", s.ServerId, err))
+		}
+	}
+	for id, i := range f.running {
+		if !known[id] { // deleted
+			f.stop(id, i)
+		}
+	}
+	for id := range f.trouble {
+		if !known[id] {
+			delete(f.trouble, id)
+		}
+	}
+	f.servers.Reset()
+	for state, n := range states {
+		f.servers.WithLabelValues(string(state)).Set(float64(n))
+	}
+	return errors.Join(errs...)
+}
+
+// list reads the whole catalogue.
+func (f *Fleet) list(ctx context.Context) ([]server.Server, error) {
+	var all []server.Server
+	for after := ""; ; {
+		page, err := f.cfg.Catalogue.Servers(ctx, server.Page{After: after, Limit: pageSize})
+		if err != nil {
+			return nil, fmt.Errorf("list servers: %w", err)
+		}
+		all = append(all, page...)
+		if len(page) < pageSize {
+			return all, nil
+		}
+		after = string(page[len(page)-1].ServerId)
+	}
+}
+
+// settle brings one server nearer to what its state asks for. Only a fault of the catalogue is an error.
+func (f *Fleet) settle(ctx context.Context, s server.Server) error {
+	id, i := s.ServerId, f.running[s.ServerId]
+	switch s.State {
+	case server.Starting, server.Online:
+		if i == nil {
+			return f.start(ctx, s)
+		}
+		if i.stopping() {
+			return nil // it was stopped and started again: once it has ended, reap wakes us
+		}
+		if err := f.refresh(ctx, s, i); err != nil {
+			return err
+		}
+		return f.online(ctx, s, i)
+	case server.Stopping, server.StopFailed:
+		delete(f.trouble, id)
+		if i == nil {
+			return f.transition(ctx, s, server.Offline, func(*server.Server) {})
+		}
+		f.stop(id, i)
+		if s.State == server.Stopping && i.overdue(f.cfg.Now(), f.cfg.DrainTimeout) {
+			f.cfg.Log.Error("server does not stop", "server", string(id), "after", f.cfg.DrainTimeout.String())
+			return f.transition(ctx, s, server.StopFailed, func(*server.Server) {})
+		}
+	default: // OFFLINE, START_FAILED
+		delete(f.trouble, id)
+		if i != nil {
+			f.stop(id, i)
+		}
+	}
+	return nil
+}
+
+// start opens a server's listener and its frontend.
+func (f *Fleet) start(ctx context.Context, s server.Server) error {
+	switch t := f.trouble[s.ServerId]; {
+	case s.State == server.Starting:
+		delete(f.trouble, s.ServerId) // somebody asked for a fresh start
+	case t.tries >= tries:
+		return f.startFailed(ctx, s, t.cause)
+	case t.next.After(f.cfg.Now()):
+		return nil // a wake is set for then
+	}
+	keys, err := f.cfg.Catalogue.HostKeys(ctx, s.ServerId)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read host keys: %w", err)
+	}
+	ln, err := f.cfg.Listen(ctx, s)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return f.startFailed(ctx, s, err)
+	}
+	i := f.run(ctx, ln, Settings{Server: s, HostKeys: keys})
+	f.cfg.Log.Info("server listens", "server", string(s.ServerId), "address", i.address)
+	return f.online(ctx, s, i)
+}
+
+// startFailed gives up a server that was to start. One that was ONLINE gets a few tries more: the process before this one
+// may still hold the address.
+func (f *Fleet) startFailed(ctx context.Context, s server.Server, cause error) error {
+	if s.State == server.Online && f.again(s.ServerId, cause) {
+		return nil
+	}
+	delete(f.trouble, s.ServerId)
+	f.cfg.Log.Error("server cannot start", "server", string(s.ServerId), "error", cause.Error())
+	return f.transition(ctx, s, server.StartFailed, func(s *server.Server) {
+		setTag(s, TagStartError, tagValue(cause.Error()))
+	})
+}
+
+// again plans another try; false when there were enough.
+func (f *Fleet) again(id server.ID, cause error) bool {
+	t := f.trouble[id]
+	t.tries++
+	t.cause = cause
+	wait := f.cfg.Retry << (t.tries - 1)
+	t.next = f.cfg.Now().Add(wait)
+	f.trouble[id] = t
+	if t.tries >= tries {
+		return false
+	}
+	f.cfg.Log.Warn("server is not up: trying again", "server", string(id), "wait", wait.String(), "error", cause.Error())
+	f.wakeIn(wait)
+	return true
+}
+
+// online writes that a server is up, and where. Nothing is written if the catalogue says so already.
+func (f *Fleet) online(ctx context.Context, s server.Server, i *instance) error {
+	if s.State == server.Online && tag(s, TagAddress) == i.address && tag(s, TagStartError) == "" {
+		return nil
+	}
+	return f.transition(ctx, s, server.Online, func(s *server.Server) {
+		setTag(s, TagAddress, i.address)
+		setTag(s, TagStartError, "")
+	})
+}
+
+// transition moves a server on, but only from the state that it was seen in.
+func (f *Fleet) transition(ctx context.Context, seen server.Server, to server.State, edit func(*server.Server)) error {
+	err := f.cfg.Catalogue.UpdateServer(ctx, seen.ServerId, func(s *server.Server) error {
+		if s.State != seen.State {
+			return errMoved
+		}
+		s.State = to
+		edit(s)
+		return nil
+	})
+	if errors.Is(err, errMoved) || gone(err) {
+		f.poke()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write state %s: %w", to, err)
+	}
+	if seen.State != to {
+		f.cfg.Log.Info("server changed its state", "server", string(seen.ServerId), "from", string(seen.State), "to", string(to))
+	}
+	return nil
+}
+
+// refresh gives a running frontend the server as it is now.
+func (f *Fleet) refresh(ctx context.Context, s server.Server, i *instance) error {
+	keys, err := f.cfg.Catalogue.HostKeys(ctx, s.ServerId)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read host keys: %w", err)
+	}
+	i.settings.Store(&Settings{Server: s, HostKeys: keys})
+	return nil
+}
+
+// poke has Run look again.
+func (f *Fleet) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// wakeIn has Run look again after a while. The timer holds nothing that would outlive Run.
+func (f *Fleet) wakeIn(d time.Duration) { time.AfterFunc(d, f.poke) }
+
+// gone says that a server was deleted while it was looked at.
+func gone(err error) bool {
+	var missing *server.NotFoundError
+	return errors.As(err, &missing)
+}
+
+// The tags that tell about addresses. Tools of AWS ignore the first two, as they ignore all tags named aws:.
+const (
+	TagAddress    = "aws:transferd:sftp-address" // host:port where the server listens, or last listened
+	TagStartError = "aws:transferd:start-error"  // why it is START_FAILED
+	TagAsk        = "transferd:sftp-address"     // host:port that whoever made the server asks for
+)
+
+func tag(s server.Server, key string) string {
+	for _, t := range s.Tags {
+		if t.Key == key {
+			return t.Value
+		}
+	}
+	return ""
+}
+
+// setTag sets a tag, or takes it away if the value is empty. It never writes into a slice that others may read.
+func setTag(s *server.Server, key, value string) {
+	tags := slices.DeleteFunc(slices.Clone(s.Tags), func(t server.Tag) bool { return t.Key == key })
+	if value != "" {
+		tags = append(tags, server.Tag{Key: key, Value: value})
+	}
+	s.Tags = tags
+}
+
+// tagValue cuts a text to what a tag can hold (shape TagValue: 256).
+func tagValue(s string) string { return strings.ToValidUTF8(s[:min(len(s), 256)], "") }

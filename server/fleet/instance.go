@@ -1,0 +1,111 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/transferd/transferd/server"
+)
+
+// instance is one running frontend.
+type instance struct {
+	address  string
+	settings atomic.Pointer[Settings]
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when Serve has returned
+	err      error         // what Serve returned; readable once done is closed
+	started  time.Time
+	stopped  time.Time // when it was told to stop; owned by Run's goroutine
+}
+
+// run starts a frontend. It ends with ctx, or by stop.
+func (f *Fleet) run(ctx context.Context, ln net.Listener, settings Settings) *instance {
+	i := &instance{address: ln.Addr().String(), done: make(chan struct{}), started: f.cfg.Now()}
+	i.settings.Store(&settings)
+	ctx, i.cancel = context.WithCancel(ctx)
+	f.running[settings.Server.ServerId] = i
+	go func() {
+		defer f.poke()
+		defer close(i.done)
+		defer i.cancel()
+		err := f.cfg.Frontend.Serve(ctx, ln, func() Settings { return *i.settings.Load() })
+		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed)) {
+			err = nil
+		}
+		if closing := ln.Close(); closing != nil && !errors.Is(closing, net.ErrClosed) {
+			err = errors.Join(err, closing)
+		}
+		i.err = err
+	}()
+	return i
+}
+
+// stop tells a frontend to end, once.
+func (f *Fleet) stop(id server.ID, i *instance) {
+	if i.stopping() {
+		return
+	}
+	i.stopped = f.cfg.Now()
+	i.cancel()
+	f.wakeIn(f.cfg.DrainTimeout)
+	f.cfg.Log.Info("server stops", "server", string(id), "address", i.address)
+}
+
+func (i *instance) stopping() bool { return !i.stopped.IsZero() }
+
+func (i *instance) overdue(now time.Time, limit time.Duration) bool {
+	return i.stopping() && now.Sub(i.stopped) >= limit
+}
+
+// reap forgets the frontends that have ended. One that nobody stopped is trouble: it is started again, not at once.
+func (f *Fleet) reap() {
+	for id, i := range f.running {
+		select {
+		case <-i.done:
+		default:
+			continue
+		}
+		delete(f.running, id)
+		switch {
+		case !i.stopping():
+			cause := i.err
+			if cause == nil {
+				cause = errors.New("frontend ended by itself")
+			}
+			if f.cfg.Now().Sub(i.started) >= steady {
+				delete(f.trouble, id)
+			}
+			if !f.again(id, cause) {
+				f.poke() // start gives it up
+			}
+		case i.err != nil:
+			f.cfg.Log.Error("server stopped with an error", "server", string(id), "error", i.err.Error())
+		}
+	}
+}
+
+// drain waits for every frontend. Run's context has ended, so all are on their way.
+func (f *Fleet) drain() error {
+	limit, cancel := context.WithTimeout(context.Background(), f.cfg.DrainTimeout)
+	defer cancel()
+	var errs []error
+	for id, i := range f.running {
+		select {
+		case <-i.done:
+		case <-limit.Done():
+		}
+		select {
+		case <-i.done:
+			if i.err != nil {
+				errs = append(errs, fmt.Errorf("server %s: %w", id, i.err))
+			}
+		default:
+			errs = append(errs, fmt.Errorf("server %s has not ended after %s", id, f.cfg.DrainTimeout))
+		}
+	}
+	return errors.Join(errs...)
+}
