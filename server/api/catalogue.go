@@ -1,0 +1,52 @@
+package api
+
+import (
+	"context"
+
+	"github.com/transferd/transferd/hostkeys"
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/workflow"
+)
+
+// Servers is where servers are kept. Its errors are those of package server: *server.NotFoundError (also for a workflow
+// that a server refers to), *server.ExistsError. Lists are sorted by id and start after p.After.
+//
+// The change functions of all the interfaces here may run more than once; an error of theirs aborts the update and comes
+// back as it is.
+type Servers interface {
+	// CreateServer keeps a new server and its host keys.
+	CreateServer(ctx context.Context, s server.Server, keys []hostkeys.Key) error
+	Server(ctx context.Context, id server.ID) (server.Server, error)
+	Servers(ctx context.Context, p server.Page) ([]server.Server, error)
+	// UpdateServer reads, changes and writes a server in one transaction.
+	UpdateServer(ctx context.Context, id server.ID, change func(*server.Server) error) error
+	// DeleteServer deletes a server with its users and keys.
+	DeleteServer(ctx context.Context, id server.ID) error
+}
+
+// Users is where the users of servers are kept. Lists are sorted by name.
+type Users interface {
+	CreateUser(ctx context.Context, id server.ID, u server.User) error
+	User(ctx context.Context, id server.ID, name string) (server.User, error)
+	Users(ctx context.Context, id server.ID, p server.Page) ([]server.User, error)
+	UpdateUser(ctx context.Context, id server.ID, name string, change func(*server.User) error) error
+	DeleteUser(ctx context.Context, id server.ID, name string) error
+}
+
+// Workflows is where workflows are kept. Lists are sorted by id.
+type Workflows interface {
+	CreateWorkflow(ctx context.Context, w workflow.Workflow) error
+	Workflow(ctx context.Context, id workflow.ID) (workflow.Workflow, error)
+	Workflows(ctx context.Context, p server.Page) ([]workflow.Workflow, error)
+	// UpdateWorkflow changes a workflow's tags: the rest of it never changes.
+	UpdateWorkflow(ctx context.Context, id workflow.ID, change func(*workflow.Workflow) error) error
+	// DeleteWorkflow deletes a workflow, or returns *server.InUseError while a server refers to it.
+	DeleteWorkflow(ctx context.Context, id workflow.ID) error
+}
+
+// Executions is where executions are read. They stay readable after they ended.
+type Executions interface {
+	Execution(ctx context.Context, id workflow.ExecutionID) (workflow.Execution, error)
+	// Executions lists a workflow's executions in an order of its own; p.After is the ExecutionId of the last one seen.
+	Executions(ctx context.Context, w workflow.ID, p server.Page) ([]workflow.Execution, error)
+}
