@@ -54,10 +54,12 @@ func (s *Copy) copy(ctx context.Context, in *workflow.Input, from, to file) (sto
 	}
 	overwrite := in.Spec.CopyStepDetails.OverwriteExisting == "TRUE"
 	object, err := copier.Copy(ctx, from.Name, from.ETag, to.Backend, to.Name, overwrite)
-	switch {
-	case errors.Is(err, fs.ErrExist) && in.Attempt > 1:
-		return made(ctx, from, to, err)
-	case errors.Is(err, fs.ErrNotExist):
+	if in.Attempt > 1 && (errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist)) {
+		if made, ours, err := madeBefore(ctx, from, to); ours || err != nil {
+			return made, err
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		// Missing, or another file under its name? AWS tells these apart, a Copier does not.
 		if changed := from.unchanged(ctx); errors.Is(changed, errChanged) {
 			return object, changed
@@ -66,30 +68,27 @@ func (s *Copy) copy(ctx context.Context, in *workflow.Input, from, to file) (sto
 	return object, err
 }
 
-// made tells whether the file that stands at the target is the copy that an attempt before a crash had made, and returns
-// it; if it is not, exists says so. Equal ETags settle it. Different ones do not: the copy of a multipart upload has
-// another ETag than its source, and so has every object of an encrypted bucket. Then the bytes decide. A file that
+// madeBefore tells whether the file at the target is the copy that an attempt before a crash had made, and returns it.
+// Equal ETags settle it, even if the source has gone since. Different ones do not: the copy of a multipart upload has
+// another ETag than its source, and so may have every object of an encrypted bucket. Then the bytes decide. A file that
 // somebody else put there with the very same bytes passes too, which does no harm.
-func made(ctx context.Context, from, to file, exists error) (storage.Object, error) {
+func madeBefore(ctx context.Context, from, to file) (made storage.Object, ours bool, err error) {
 	info, err := to.Backend.Stat(ctx, to.Name)
-	if err != nil {
-		return storage.Object{}, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return made, false, nil
 	}
-	there := objectOf(info)
-	if from.ETag != "" && there.ETag == from.ETag {
-		return there, nil
+	if err != nil {
+		return made, false, err
+	}
+	made = objectOf(info)
+	if from.ETag != "" && made.ETag == from.ETag {
+		return made, true, nil
 	}
 	if err := from.unchanged(ctx); err != nil {
-		return storage.Object{}, err
+		return made, false, err
 	}
-	same, err := sameBytes(ctx, from, to)
-	switch {
-	case err != nil:
-		return storage.Object{}, err
-	case !same:
-		return storage.Object{}, exists
-	}
-	return there, nil
+	ours, err = sameBytes(ctx, from, to)
+	return made, ours, err
 }
 
 func sameBytes(ctx context.Context, a, b file) (same bool, err error) {
