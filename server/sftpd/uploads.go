@@ -1,0 +1,229 @@
+package sftpd
+
+import (
+	"encoding/binary"
+	"math"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/transferd/transferd/server/session"
+)
+
+// Our own refusals.
+var (
+	errHandles    = status{codeFailure, "Too many open files in this session"}
+	errStopping   = status{codeFailure, "Server is stopping"}
+	errHandle     = status{codeFailure, "Invalid handle"}
+	errReadWrite  = status{codeUnsupported, "Files cannot be opened for reading and writing at once"}
+	errOpenFlags  = status{codeUnsupported, "Unsupported open flags"}
+	errAttributes = status{codeUnsupported, "File attributes cannot be set (SetStatOption is DEFAULT)"}
+)
+
+// file is what the front asks of a session.File.
+type file interface {
+	WriteAt(p []byte, off int64) (int, error)
+	// Close returns when the file is committed and its verdict durable.
+	Close() error
+	Size() int64
+}
+
+// upload is one open upload handle.
+type upload struct {
+	file   file
+	path   string // as the client wrote it
+	opened time.Time
+	failed error // the first error of a WRITE: everything after it fails too
+}
+
+// uploads are the upload handles of a session. Only the front's goroutine touches the table; what ends an upload runs in
+// goroutines of its own. Handles are a "w" and a number: pkg/sftp's are bare numbers.
+type uploads struct {
+	open map[string]*upload
+	last uint64
+	ends sync.WaitGroup
+}
+
+// quota counts the open handles of a session, those of pkg/sftp too.
+type quota struct {
+	mu        sync.Mutex
+	max, used int
+}
+
+func (q *quota) take() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.used >= q.max {
+		return false
+	}
+	q.used++
+	return true
+}
+
+func (q *quota) give() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.used--
+}
+
+// open answers OPEN for writing; for reading it is the bridge's.
+func (f *front) open(packet []byte) error {
+	d := fields{rest: packet[1:]}
+	id, path, flags := d.uint32(), d.bytes(), d.uint32()
+	if d.short {
+		return errMalformed
+	}
+	if flags&(openWrite|openAppend|openCreate|openTrunc) == 0 {
+		return f.forward(packet)
+	}
+	handle, err := f.create(string(path), flags)
+	if err != nil {
+		return f.out.status(id, statusOf(err))
+	}
+	body := binary.BigEndian.AppendUint32(nil, uint32(len(handle)))
+	return f.out.packet(fxpHandle, id, append(body, handle...)...)
+}
+
+// create opens an upload. What stands at the path is replaced when the upload is committed, also without TRUNC: scp
+// leaves it out, and an object of S3 cannot be changed in part.
+func (f *front) create(path string, flags uint32) (string, error) {
+	switch {
+	case flags&openWrite == 0:
+		return "", errOpenFlags
+	case flags&openRead != 0:
+		return "", errReadWrite
+	case !f.quota.take():
+		return "", errHandles
+	}
+	if !f.uploadBegins() {
+		f.quota.give()
+		return "", errStopping
+	}
+	file, err := f.createFile(path, flags)
+	if err != nil {
+		f.quota.give()
+		f.uploadEnds()
+		return "", err
+	}
+	f.uploads.last++
+	handle := "w" + strconv.FormatUint(f.uploads.last, 10)
+	f.uploads.open[handle] = &upload{file: file, path: path, opened: f.now()}
+	return handle, nil
+}
+
+func (f *front) createFile(path string, flags uint32) (file, error) {
+	if flags&openCreate == 0 { // "CREAT must also be specified" for a file to be made (filexfer-02, 6.3)
+		if err := f.exists(path); err != nil {
+			return nil, err
+		}
+	}
+	return f.createUpload(path, session.CreateOptions{
+		Exclusive: flags&openExcl != 0,
+		Append:    flags&openAppend != 0,
+		Truncate:  flags&openTrunc != 0,
+	})
+}
+
+// write answers WRITE. This is the hot path: it runs in the order of the packets and allocates nothing.
+func (f *front) write(packet []byte) error {
+	d := fields{rest: packet[1:]}
+	id, handle, off, data := d.uint32(), d.bytes(), d.uint64(), d.bytes()
+	if d.short || len(d.rest) != 0 {
+		return errMalformed
+	}
+	u := f.uploads.open[string(handle)]
+	if u == nil {
+		return f.out.status(id, errHandle)
+	}
+	if u.failed == nil {
+		if err := f.writeFile(u, data, off); err != nil {
+			return err
+		}
+	}
+	return f.out.status(id, statusOf(u.failed))
+}
+
+// writeFile hands bytes to the session. Its own error means that the session is over.
+func (f *front) writeFile(u *upload, data []byte, off uint64) error {
+	// An offset that no file can have is the storage's to refuse, as one that is merely too far: then the upload is
+	// refused as a whole, and not committed without these bytes.
+	off = min(off, math.MaxInt64-uint64(len(data)))
+	_, u.failed = u.file.WriteAt(data, int64(off))
+	if u.failed != nil && f.over() {
+		// The session's end released the write. A CLOSE that waits behind it must not make a whole file of this one.
+		return errOver
+	}
+	return nil
+}
+
+// close answers CLOSE of an upload, in a goroutine: only when the storage has committed and the verdict is durable, and
+// meanwhile the session goes on.
+func (f *front) close(packet []byte) error {
+	d := fields{rest: packet[1:]}
+	id, handle := d.uint32(), d.bytes()
+	u := f.uploads.open[string(handle)]
+	if u == nil {
+		return f.forward(packet)
+	}
+	delete(f.uploads.open, string(handle))
+	f.uploads.ends.Go(func() {
+		defer f.uploadEnds()
+		defer f.quota.give()
+		err := u.file.Close()
+		if u.failed != nil {
+			err = u.failed
+		}
+		// An error means that the client is gone; the verdict stands without it.
+		if f.out.status(id, statusOf(err)) == nil {
+			_ = f.out.flush()
+		}
+	})
+	return nil
+}
+
+// fstat answers FSTAT of an upload with its size so far.
+func (f *front) fstat(packet []byte) error {
+	d := fields{rest: packet[1:]}
+	id, handle := d.uint32(), d.bytes()
+	u := f.uploads.open[string(handle)]
+	if u == nil {
+		return f.forward(packet)
+	}
+	const regular = 0o100644
+	when := uint32(u.opened.Unix())
+	body := binary.BigEndian.AppendUint32(nil, attrSize|attrPermissions|attrTimes)
+	body = binary.BigEndian.AppendUint64(body, uint64(u.file.Size()))
+	body = binary.BigEndian.AppendUint32(body, regular)
+	body = binary.BigEndian.AppendUint32(body, when)
+	body = binary.BigEndian.AppendUint32(body, when)
+	return f.out.packet(fxpAttrs, id, body...)
+}
+
+// fsetstat answers FSETSTAT of an upload. It does so here, and not over the bridge, so that no WRITE can overtake it.
+func (f *front) fsetstat(packet []byte) error {
+	d := fields{rest: packet[1:]}
+	id, handle := d.uint32(), d.bytes()
+	u := f.uploads.open[string(handle)]
+	if u == nil {
+		return f.forward(packet)
+	}
+	return f.out.status(id, statusOf(f.setstat(u.path)))
+}
+
+// fsync answers fsync@openssh.com: yes once every WRITE before it was taken. What makes a file durable is CLOSE; before
+// it there is nothing at the name that could be kept.
+func (f *front) fsync(id uint32, handle []byte) error {
+	u := f.uploads.open[string(handle)]
+	if u == nil {
+		return f.out.status(id, errHandle)
+	}
+	return f.out.status(id, statusOf(u.failed))
+}
+
+// abandon forgets the uploads that are open at the end: the session gives them their verdict.
+func (f *front) abandon() {
+	for handle := range f.uploads.open {
+		delete(f.uploads.open, handle)
+		f.quota.give()
+	}
+}
