@@ -62,6 +62,9 @@ func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 	}
 	defer d.working.Store(false)
 	if err := d.recoverQueue(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("queue: %w", err)
 	}
 	w := &stepWorker{d: d, run: run, active: map[int64]time.Time{}}
