@@ -72,7 +72,9 @@ func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 
 	cause := e.attempt(ctx, r)
 	took := e.cfg.Now().Sub(r.began)
-	if cause != nil && Retriable(cause) && !job.Last {
+	// A step that was cut off because the process stops has not failed: its job comes again, the last one too.
+	stopped := errors.Is(ctx.Err(), context.Canceled)
+	if cause != nil && Retriable(cause) && (stopped || !job.Last) {
 		e.metrics.step(r.spec, resultRetry, took)
 		return fmt.Errorf("execution %s, %s step %d: %w", job.Execution, job.Phase, job.Step, cause)
 	}

@@ -263,6 +263,7 @@ func TestStop(t *testing.T) {
 		t.Errorf("results %v", got)
 	}
 	job, _ = l.deliver("e")
+	job.Last = true
 	if err := e.Run(ctx, job, l.advance); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted step: %v", err)
 	}

@@ -44,8 +44,6 @@ func shown(err error) *Error {
 		return &Error{Type: step.Type, Message: step.Message}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{Type: StepTimeout, Message: "The step took too long."}
-	case errors.Is(err, context.Canceled):
-		return &Error{Type: InternalServerError, Message: "The step was interrupted: transferd was stopped."}
 	}
 	return &Error{Type: InternalServerError, Message: "An internal error occurred."}
 }

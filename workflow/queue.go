@@ -19,9 +19,11 @@ const (
 type Job struct {
 	Execution ExecutionID
 	Phase     Phase
-	Step      int  // index into the phase's steps
-	Attempt   int  // 1 for the first try
-	Last      bool // no further attempt will come: the step must end now, as failed if it did not succeed
+	Step      int // index into the phase's steps
+	Attempt   int // 1 for the first try
+	// Last says that a failure would be the last one: the step must end now, as failed if it did not succeed. A job whose
+	// context was cancelled, because the process stops, comes again all the same.
+	Last bool
 }
 
 // Transition is what one step changes. It is committed whole or not at all.
