@@ -3,6 +3,7 @@ package steps_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -28,7 +29,7 @@ func (w world) Backend(_ context.Context, domain, store string) (storage.Backend
 func (w world) put(t *testing.T, bucket, key, content string) workflow.FileLocation {
 	t.Helper()
 	b := w["S3:"+bucket]
-	up, err := b.Create(t.Context(), key, storage.CreateOptions{ID: t.Name() + bucket + key + content})
+	up, err := b.Create(t.Context(), key, storage.CreateOptions{ID: rand.Text()})
 	if err != nil {
 		t.Fatal(err)
 	}
