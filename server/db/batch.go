@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"runtime"
@@ -93,13 +92,9 @@ func (b *batcher) collect(batch []op) []op {
 // commit runs a batch in one transaction and answers everybody.
 func (b *batcher) commit(batch []op) {
 	began := time.Now()
-	ctx := context.Background() // one caller's end must not undo the others' work
 	errs := make([]error, len(batch))
-	queued, err := b.transact(ctx, batch, errs)
+	err := b.transact(batch, errs)
 	b.d.metrics.batch(len(batch), time.Since(began))
-	if queued && err == nil {
-		b.d.river.bell.ring()
-	}
 	for i, o := range batch {
 		if errs[i] == nil {
 			errs[i] = err
@@ -108,46 +103,41 @@ func (b *batcher) commit(batch []op) {
 	}
 }
 
-func (b *batcher) transact(ctx context.Context, batch []op, errs []error) (queued bool, err error) {
-	tx, err := b.d.write.BeginTx(ctx, nil)
+func (b *batcher) transact(batch []op, errs []error) error {
+	ctx := context.Background() // one caller's end must not undo the others' work
+	t, err := b.d.begin(ctx)
 	if err != nil {
-		return false, fmt.Errorf("begin: %w", err)
+		return err
 	}
-	t := &sqliteTx{querier: querier{tx}, tx: tx, d: b.d}
 	for i, o := range batch {
 		if errs[i] = o.ctx.Err(); errs[i] != nil {
 			continue
 		}
-		if errs[i], err = b.guarded(t, o); err != nil {
-			return false, errors.Join(err, rollback(tx))
+		if errs[i], err = guarded(t, o); err != nil {
+			return errors.Join(err, t.rollback())
 		}
 	}
-	if err := tx.Commit(); err != nil {
-		return false, errors.Join(fmt.Errorf("commit: %w", err), rollback(tx))
+	if err := t.commit(ctx); err != nil {
+		return errors.Join(err, t.rollback())
 	}
-	return t.queued, nil
+	return nil
 }
 
 // guarded runs one call behind a savepoint. failed is the call's own failure, undone; err is the whole transaction's.
-func (b *batcher) guarded(t *sqliteTx, o op) (failed, err error) {
+func guarded(t *sqliteTx, o op) (failed, err error) {
 	ctx := context.WithoutCancel(o.ctx) // a cancelled statement would take the transaction with it
-	if _, err := t.tx.ExecContext(ctx, "SAVEPOINT call"); err != nil {
+	jobs := len(t.jobs)
+	if _, err := t.Exec(ctx, "SAVEPOINT call"); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)
 	}
 	if failed = o.do(ctx, t); failed != nil {
-		if _, err := t.tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT call"); err != nil {
+		t.jobs = t.jobs[:jobs]
+		if _, err := t.Exec(ctx, "ROLLBACK TO SAVEPOINT call"); err != nil {
 			return failed, fmt.Errorf("roll back to savepoint: %w", err)
 		}
 	}
-	if _, err := t.tx.ExecContext(ctx, "RELEASE SAVEPOINT call"); err != nil {
+	if _, err := t.Exec(ctx, "RELEASE SAVEPOINT call"); err != nil {
 		return failed, fmt.Errorf("release savepoint: %w", err)
 	}
 	return failed, nil
-}
-
-func rollback(tx *sql.Tx) error {
-	if err := tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
-		return fmt.Errorf("roll back: %w", err)
-	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -18,6 +19,9 @@ import (
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/workflow"
 )
+
+// kills is how often TestKilledAgainAndAgain kills: go test -run KilledAgain -kills 300.
+var kills = flag.Int("kills", 6, "how often the child process is killed")
 
 // hangVariable makes a child's steps never end.
 const hangVariable = "TRANSFERD_DB_TEST_HANG"
@@ -154,8 +158,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		t.Skip("kills processes for some seconds")
 	}
 	dir, ctx := t.TempDir(), t.Context()
-	const kills = 6
-	for range kills {
+	for range *kills {
 		kill := spawn(t, dir)
 		select { // the moment is what the test varies
 		case <-time.After(time.Duration(50+rand.IntN(400)) * time.Millisecond):
@@ -169,7 +172,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	effects, err := appender(filepath.Join(dir, "effects"))
 	must(t, err)
 	stop := work(t, d, recordingEngine(d, effects), 16)
-	eventually(t, "all executions end", time.Minute, func() bool {
+	eventually(t, "all executions end", 2*time.Minute, func() bool {
 		var n int
 		must(t, d.reader().QueryRow(ctx, `SELECT COUNT(*) FROM executions WHERE ended = 0`).Scan(&n))
 		return n == 0
@@ -201,11 +204,11 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	if n != len(records) {
 		t.Errorf("%d executions for %d uploads", n, len(records))
 	}
-	checkEffects(t, lines(t, filepath.Join(dir, "effects")), 3*len(records), cut, kills)
+	checkEffects(t, lines(t, filepath.Join(dir, "effects")), 3*len(records), cut)
 }
 
 // checkEffects wants every step run, and no run of a step twice with the same attempt number.
-func checkEffects(t *testing.T, effects []string, steps, cut, kills int) {
+func checkEffects(t *testing.T, effects []string, steps, cut int) {
 	t.Helper()
 	runs, ran, repeated := map[string]bool{}, map[string]bool{}, 0
 	for _, e := range effects {
@@ -222,7 +225,7 @@ func checkEffects(t *testing.T, effects []string, steps, cut, kills int) {
 	if len(ran) != steps {
 		t.Errorf("%d steps ran, want %d", len(ran), steps)
 	}
-	t.Logf("%d kills, %d executions (%d of uploads cut by a kill), %d steps, %d repeated, all marked", kills, steps/3, cut,
+	t.Logf("%d kills, %d executions (%d of uploads cut by a kill), %d steps, %d repeated, all marked", *kills, steps/3, cut,
 		steps, repeated)
 }
 

@@ -106,7 +106,8 @@ func begin(ctx context.Context, tx Tx, e workflow.Execution) error {
 	if err != nil || e.Status != workflow.InProgress {
 		return err
 	}
-	return tx.Enqueue(ctx, workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal})
+	tx.Enqueue(workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal})
+	return nil
 }
 
 // advance writes a transition if its job is the execution's current one, and the next job.
@@ -139,10 +140,10 @@ func advance(ctx context.Context, tx Tx, t workflow.Transition, now time.Time) e
 		t.From.Execution, t.From.Phase, t.From.Step, result); err != nil {
 		return err
 	}
-	if t.Next == nil {
-		return nil
+	if t.Next != nil {
+		tx.Enqueue(workflow.Job{Execution: t.From.Execution, Phase: phase, Step: step})
 	}
-	return tx.Enqueue(ctx, workflow.Job{Execution: t.From.Execution, Phase: phase, Step: step})
+	return nil
 }
 
 // current tells whether a job is its execution's current one.

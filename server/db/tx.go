@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -29,8 +30,8 @@ type Tx interface {
 	Querier
 	// Exec runs a statement and tells how many rows it changed.
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
-	// Enqueue inserts a job, to be worked once the transaction is committed.
-	Enqueue(ctx context.Context, j workflow.Job) error
+	// Enqueue makes a job part of the transaction, to be worked once that is committed.
+	Enqueue(j workflow.Job)
 	// Complete ends a running job. The context is one of the job's.
 	Complete(ctx context.Context, j *river.Job[stepArgs]) error
 	// Jobs is River's own access to its rows.
@@ -40,9 +41,41 @@ type Tx interface {
 // sqliteTx is Tx on SQLite.
 type sqliteTx struct {
 	querier
-	tx     *sql.Tx
-	d      *DB
-	queued bool // a job was inserted: ring once committed
+	tx   *sql.Tx
+	d    *DB
+	jobs []river.InsertManyParams // to be inserted before the commit, all in one statement
+}
+
+func (d *DB) begin(ctx context.Context) (*sqliteTx, error) {
+	tx, err := d.write.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &sqliteTx{querier: querier{tx}, tx: tx, d: d}, nil
+}
+
+// commit inserts the jobs, commits, and tells the queue.
+func (t *sqliteTx) commit(ctx context.Context) error {
+	if len(t.jobs) > 0 {
+		if _, err := t.d.insert.InsertManyTx(ctx, t.tx, t.jobs); err != nil {
+			return fmt.Errorf("enqueue: %w", err)
+		}
+	}
+	if err := t.tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	if len(t.jobs) > 0 {
+		t.d.river.bell.ring()
+	}
+	return nil
+}
+
+// rollback may follow anything.
+func (t *sqliteTx) rollback() error {
+	if err := t.tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	return nil
 }
 
 func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
@@ -53,10 +86,9 @@ func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, 
 	return res.RowsAffected()
 }
 
-func (t *sqliteTx) Enqueue(ctx context.Context, j workflow.Job) error {
-	t.queued = true
-	_, err := t.d.insert.InsertTx(ctx, t.tx, stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}, nil)
-	return err
+func (t *sqliteTx) Enqueue(j workflow.Job) {
+	args := stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}
+	t.jobs = append(t.jobs, river.InsertManyParams{Args: args})
 }
 
 func (t *sqliteTx) Complete(ctx context.Context, j *river.Job[stepArgs]) error {
@@ -99,34 +131,20 @@ func (d *DB) reader() Querier { return querier{d.read} }
 // only connection that writes.
 func (d *DB) tx(ctx context.Context, kind string, fn func(context.Context, Tx) error) error {
 	began := time.Now()
-	tx, err := d.write.BeginTx(ctx, nil)
+	defer func() { d.metrics.transaction(kind, time.Since(began)) }()
+	t, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
-	t := &sqliteTx{querier: querier{tx}, tx: tx, d: d}
-	defer func() {
-		d.metrics.transaction(kind, time.Since(began))
-		if t.queued {
-			d.river.bell.ring()
-		}
-	}()
-	committed := false
-	defer func() {
-		if !committed { // also when fn panics: the connection must come back
-			err := tx.Rollback()
-			if err != nil && !errors.Is(err, sql.ErrTxDone) {
-				d.log.ErrorContext(ctx, "transaction not rolled back", "kind", kind, "error", err)
-			}
+	defer func() { // also when fn panics: the connection must come back
+		if err := t.rollback(); err != nil {
+			d.log.ErrorContext(ctx, "transaction not rolled back", "kind", kind, "error", err)
 		}
 	}()
 	if err := fn(ctx, t); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
-		return err
-	}
-	committed = true
-	return nil
+	return t.commit(ctx)
 }
 
 // encode writes a document. The nouns marshal always; an error is a programming mistake that must not pass as data.
