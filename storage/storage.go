@@ -128,6 +128,12 @@ type Tagger interface {
 	Tag(ctx context.Context, name string, tags map[string]string) error
 }
 
+// TagReader is the ability to tell the tags of a file.
+type TagReader interface {
+	// Tags are the file's tags; none is no error.
+	Tags(ctx context.Context, name string) (map[string]string, error)
+}
+
 // Location is where a file lies: which kind of store, which one, and the name in it.
 type Location struct {
 	Domain string // S3 or EFS, as the API spells it

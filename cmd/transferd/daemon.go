@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/transferd/transferd/server/db"
+	"github.com/transferd/transferd/server/fleet"
+	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
+	"github.com/transferd/transferd/storage/s3"
+	"github.com/transferd/transferd/workflow"
+)
+
+// seams are where the tests put faults between the rooms: each, if set, wraps a part before it is given to another.
+type seams struct {
+	transport func(http.RoundTripper) http.RoundTripper
+	journal   func(session.Journal) session.Journal
+	stores    func(storage.Stores) storage.Stores
+	step      func(workflow.Step) workflow.Step
+	advance   func(workflow.Advance) workflow.Advance
+}
+
+// daemon is every part, wired together.
+type daemon struct {
+	cfg      Config
+	seams    seams
+	log      *slog.Logger
+	registry *prometheus.Registry
+
+	db       *db.DB
+	store    *s3.Store
+	sessions *session.Manager
+	recovery *session.Recovery
+	engine   *workflow.Engine
+	fleet    *fleet.Fleet
+
+	apiListener, metricsListener net.Listener
+	apiServer, metricsServer     *http.Server
+
+	mu       sync.Mutex
+	stopping bool // guarded by mu; readiness ends when stopping begins
+}
+
+// newDaemon opens the state and the listeners and makes every part. Nothing runs before run.
+func newDaemon(ctx context.Context, cfg Config, seams seams) (d *daemon, err error) {
+	tuneMemory(cfg.Buffers)
+	d = &daemon{
+		cfg: cfg, seams: seams,
+		log:      slog.New(slog.NewJSONHandler(cfg.Log, nil)),
+		registry: prometheus.NewRegistry(),
+	}
+	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if d.db, err = db.Open(ctx, db.Config{Dir: filepath.Join(cfg.Data, "db"), Log: d.log, Now: time.Now, Registerer: d.registry}); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	if d.store, err = d.openStore(); err != nil {
+		return nil, fmt.Errorf("open the S3 store: %w", err)
+	}
+	if err := d.wire(); err != nil {
+		return nil, err
+	}
+	if d.apiListener, err = net.Listen("tcp", cfg.API); err != nil {
+		return nil, fmt.Errorf("control API (-api): %w", err)
+	}
+	if d.metricsListener, err = net.Listen("tcp", cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("metrics (-metrics): %w", err)
+	}
+	return d, nil
+}
+
+// tuneMemory sets the collector for a process whose memory is a few large, long-lived buffers: it runs rarely (GC
+// percent 400 halves the CPU of an upload), with a limit that makes it run often again before memory gets out of hand.
+// The environment's GOGC and GOMEMLIMIT win.
+func tuneMemory(buffers int64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(buffers + buffers/4 + 256<<20)
+	}
+}
+
+// run serves until ctx ends, then ends everything in order: no new sessions, the open ones with their verdicts, the
+// workflow steps under way, the control API, the store, the database.
+func (d *daemon) run(ctx context.Context) error {
+	steps, stopSteps := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSteps()
+	fail, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+
+	var front, engine, web sync.WaitGroup
+	front.Go(func() { failed(d.fleet.Run(fail)) })
+	front.Go(func() { failed(d.recovery.Run(fail)) })
+	engine.Go(func() { failed(d.db.Work(steps, d.work, d.cfg.Workers)) })
+	web.Go(func() { failed(serveHTTP(d.apiServer, d.apiListener)) })
+	web.Go(func() { failed(serveHTTP(d.metricsServer, d.metricsListener)) })
+
+	<-fail.Done()
+	d.mu.Lock()
+	d.stopping = true
+	d.mu.Unlock()
+	front.Wait()
+	stopSteps()
+	engine.Wait()
+	err := d.shutdownHTTP()
+	web.Wait()
+	err = errors.Join(err, d.close())
+	if cause := context.Cause(fail); ctx.Err() == nil && cause != nil {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// work runs one job of the queue.
+func (d *daemon) work(ctx context.Context, j workflow.Job, advance workflow.Advance) error {
+	if d.seams.advance != nil {
+		advance = d.seams.advance(advance)
+	}
+	return d.engine.Run(ctx, j, advance)
+}
+
+func serveHTTP(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// shutdownHTTP lets requests under way finish, for a moment.
+func (d *daemon) shutdownHTTP() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return errors.Join(d.apiServer.Shutdown(ctx), d.metricsServer.Shutdown(ctx))
+}
+
+// close frees what newDaemon opened, as far as it came.
+func (d *daemon) close() error {
+	var errs []error
+	for _, l := range []net.Listener{d.apiListener, d.metricsListener} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if d.store != nil {
+		errs = append(errs, d.closeStore())
+	}
+	if d.db != nil {
+		errs = append(errs, d.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// waitReady returns when every ONLINE server listens.
+func (d *daemon) waitReady(ctx context.Context) error {
+	select {
+	case <-d.fleet.Ready():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ready says why the daemon is not ready, or nil.
+func (d *daemon) ready() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return errors.New("stopping")
+	}
+	select {
+	case <-d.fleet.Ready():
+		return nil
+	default:
+		return errors.New("starting")
+	}
+}
+
+func (d *daemon) apiURL() string     { return "http://" + d.apiListener.Addr().String() }
+func (d *daemon) metricsURL() string { return "http://" + d.metricsListener.Addr().String() }
+
+// pageKey authenticates pagination tokens. It follows from the access keys, so a token outlives a restart.
+func pageKey(cfg Config) []byte {
+	h := sha256.New()
+	h.Write([]byte("transferd pagination"))
+	for _, id := range sortedKeys(cfg.Keys) {
+		h.Write([]byte(id + "\x00" + cfg.Keys[id] + "\x00"))
+	}
+	return h.Sum(nil)
+}
+
+// closeStore gives what the store could not remove yet a last moment.
+func (d *daemon) closeStore() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return d.store.Close(ctx)
+}

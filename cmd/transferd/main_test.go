@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// mainVariable, set in the environment, makes the test binary the daemon: the tests drive the code they were built
+// with, race detector included, in a process of its own that can be killed.
+const mainVariable = "TRANSFERD_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	child := len(os.Args) > 1 && os.Args[1] == gatewayCommand
+	if os.Getenv(mainVariable) != "" || child {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := run(ctx, process{stdout: os.Stdout, stderr: os.Stderr, seams: crashSeams(os.Getenv(crashVariable))}, os.Args[1:])
+		stop()
+		os.Exit(code)
+	}
+	flag.Parse()
+	code := m.Run()
+	if builtAt != "" {
+		code = max(code, exitCode(os.RemoveAll(filepath.Dir(builtAt))))
+	}
+	os.Exit(code)
+}
+
+func exitCode(err error) int {
+	if err != nil {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/transferd/transferd/hostkeys"
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/fleet"
+	"github.com/transferd/transferd/server/identity/managed"
+	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/server/sftpd"
+	"github.com/transferd/transferd/storage"
+	"github.com/transferd/transferd/storage/s3"
+	"github.com/transferd/transferd/workflow"
+	"github.com/transferd/transferd/workflow/steps"
+)
+
+// openStore makes the S3 side: one client, one memory budget over all uploads.
+func (d *daemon) openStore() (*s3.Store, error) {
+	budget, err := s3.NewBudget(d.cfg.Buffers, d.registry)
+	if err != nil {
+		return nil, err
+	}
+	return s3.New(s3.Config{
+		Endpoint: d.cfg.S3.Endpoint, Region: d.cfg.S3.Region, AccessKey: d.cfg.S3.AccessKey, SecretKey: d.cfg.S3.SecretKey,
+		PathStyle: true, UnsignedPayload: d.cfg.S3.Unsigned, RetryBudget: d.cfg.S3.RetryBudget,
+		Budget: budget, Wrap: d.seams.transport, Logger: d.log, Registerer: d.registry,
+	})
+}
+
+// wire makes the rooms and gives each what it asks for.
+func (d *daemon) wire() error {
+	journal, uploads := session.Journal(d.db), storage.Stores(d.store)
+	if d.seams.journal != nil {
+		journal = d.seams.journal(journal)
+	}
+	if d.seams.stores != nil {
+		uploads = d.seams.stores(uploads)
+	}
+	metrics := session.NewMetrics(d.registry)
+	var err error
+	d.recovery, err = session.Recover(context.Background(), session.RecoverConfig{
+		Node: d.db.Node(), Unfinished: d.db.Unfinished, Journal: d.db, Stores: d.store, Realm: d.cfg.Realm,
+		Log: d.log, Metrics: metrics, Now: time.Now,
+	})
+	if err != nil {
+		return fmt.Errorf("read the uploads that a dead process left: %w", err)
+	}
+	d.sessions = session.NewManager(session.Config{
+		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.recovery.Unsettled,
+	})
+	if d.engine, err = workflow.New(workflow.Config{
+		Executions: d.db, Steps: d.steps(), Log: d.log, Registerer: d.registry, Now: time.Now,
+	}); err != nil {
+		return err
+	}
+	if err := d.wireFleet(uploads); err != nil {
+		return err
+	}
+	return d.wireHTTP()
+}
+
+func (d *daemon) steps() map[string]workflow.Step {
+	all := steps.New(d.store)
+	if d.seams.step != nil {
+		for name, s := range all {
+			all[name] = d.seams.step(s)
+		}
+	}
+	return all
+}
+
+// sftpFrontend lets the fleet start an SFTP front door without knowing it.
+type sftpFrontend struct{ *sftpd.Server }
+
+func (f sftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() fleet.Settings) error {
+	return f.Server.Serve(ctx, ln, func() sftpd.Settings {
+		s := current()
+		return sftpd.Settings{Server: s.Server, HostKeys: s.HostKeys}
+	})
+}
+
+func (d *daemon) wireFleet(stores storage.Stores) error {
+	host, _, err := net.SplitHostPort(d.cfg.SFTP)
+	if err != nil {
+		return fmt.Errorf("SFTP address (-sftp): %w", err)
+	}
+	door := sftpd.New(sftpd.Config{
+		Provider: managed.New(d.db), Sessions: d.sessions, Stores: stores, Log: d.log, Metrics: d.registry, Now: time.Now,
+		KeepaliveInterval: d.cfg.Keepalive, KeepaliveMax: keepaliveMax, DrainTimeout: d.cfg.Drain,
+	})
+	d.fleet = fleet.New(fleet.Config{
+		Catalogue: d.db, Listen: fleet.Addresses{Host: host}.Listen, Frontend: sftpFrontend{door}, Log: d.log,
+		Registerer: d.registry, Now: time.Now,
+	})
+	return nil
+}
+
+// keepaliveMax is how many questions a client may leave unanswered.
+const keepaliveMax = 3
+
+func (d *daemon) wireHTTP() error {
+	var keys []api.AccessKey
+	for _, id := range sortedKeys(d.cfg.Keys) {
+		keys = append(keys, api.AccessKey{ID: id, Secret: d.cfg.Keys[id]})
+	}
+	control, err := api.New(api.Config{
+		AccessKeys: keys, Realm: d.cfg.Realm, Servers: d.db, Users: d.db, Workflows: d.db, Executions: d.db,
+		KnownPolicy: knownPolicy,
+		NewHostKeys: func() ([]hostkeys.Key, error) { return hostkeys.Generate(time.Now()) },
+		ParseHostKey: func(pem string) (hostkeys.Key, error) {
+			return hostkeys.Parse([]byte(pem), "", time.Now())
+		},
+		TokenKey: pageKey(d.cfg), Now: time.Now, Log: d.log, Registerer: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.apiServer = &http.Server{Handler: control, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	d.metricsServer = &http.Server{Handler: metricsHandler(d.registry, d.ready), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	return nil
+}
+
+// knownPolicy refuses what AWS does not have, and what this build could not offer any algorithm of.
+func knownPolicy(name string) error {
+	policy, ok := server.LookupPolicy(name)
+	if !ok {
+		return errors.New("unknown security policy " + name)
+	}
+	return sftpd.CheckPolicy(policy)
+}
+
+// sftpAddress is where a server listens, as its tag says.
+func (d *daemon) sftpAddress(ctx context.Context, id server.ID) (string, error) {
+	changed, stop := d.db.Changed()
+	defer stop()
+	for {
+		s, err := d.db.Server(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		switch s.State {
+		case server.Online:
+			return tagValue(s, fleet.TagAddress), nil
+		case server.StartFailed:
+			return "", fmt.Errorf("server %s cannot start: %s", id, tagValue(s, fleet.TagStartError))
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+// askAddress asks for an address for a server that exists already; it counts when the server starts.
+func (d *daemon) askAddress(ctx context.Context, id server.ID, address string) error {
+	err := d.db.UpdateServer(ctx, id, func(s *server.Server) error {
+		s.Tags = slices.DeleteFunc(s.Tags, func(t server.Tag) bool { return t.Key == fleet.TagAsk })
+		s.Tags = append(s.Tags, server.Tag{Key: fleet.TagAsk, Value: address})
+		return nil
+	})
+	var gone *server.NotFoundError
+	if errors.As(err, &gone) {
+		return nil
+	}
+	return err
+}
+
+func tagValue(s server.Server, key string) string {
+	for _, t := range s.Tags {
+		if t.Key == key {
+			return t.Value
+		}
+	}
+	return ""
+}
+
+// hostKeyCallback accepts exactly the host keys of a server of ours.
+func (d *daemon) hostKeyCallback(id server.ID) ssh.HostKeyCallback {
+	return func(_ string, _ net.Addr, offered ssh.PublicKey) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		keys, err := d.db.HostKeys(ctx, id)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if k.Fingerprint == hostkeys.Fingerprint(offered) {
+				return nil
+			}
+		}
+		return fmt.Errorf("host key %s is not the server's", hostkeys.Fingerprint(offered))
+	}
+}
+
+// object reads an object and its tags whole, for the demo's account.
+func (d *daemon) object(ctx context.Context, bucket, name string) ([]byte, map[string]string, error) {
+	b, err := d.store.Backend(ctx, "S3", bucket)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := b.Stat(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := b.Open(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := io.ReadAll(io.NewSectionReader(r, 0, info.Size()))
+	if err := errors.Join(err, r.Close()); err != nil {
+		return nil, nil, err
+	}
+	tagged, ok := b.(storage.TagReader)
+	if !ok {
+		return content, nil, nil
+	}
+	tags, err := tagged.Tags(ctx, name)
+	return content, tags, err
+}
+
+// verdictOf is the verdict of the latest upload to a place; nil while it has none.
+func (d *daemon) verdictOf(ctx context.Context, at storage.Location) (*session.Verdict, error) {
+	records, err := d.db.Uploads(ctx, server.Page{})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range slices.Backward(records) {
+		if r.Upload.Location == at {
+			return r.Verdict, nil
+		}
+	}
+	return nil, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
