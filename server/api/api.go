@@ -205,13 +205,14 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{id: rand.Text(), operation: "none"}
 	w.Header().Set("X-Amzn-RequestId", c.id)
 
-	var refusal *awsjson.Error
 	output, err := a.do(w, r, c)
-	if err != nil {
-		var internal bool
-		if refusal, internal = toWire(err); internal {
-			a.log.ErrorContext(r.Context(), "api request failed", "request-id", c.id, "operation", c.operation, "error", err)
-		}
+	refusal, internal := toWire(err)
+	if internal {
+		a.log.ErrorContext(r.Context(), "api request failed", "request-id", c.id, "operation", c.operation, "error", err)
+	}
+	// Before the answer, so that whoever has the answer finds it accounted for.
+	a.account(r.Context(), c, refusal, a.now().Sub(began))
+	if refusal != nil {
 		err = awsjson.WriteError(w, refusal)
 	} else {
 		err = awsjson.WriteOutput(w, output)
@@ -220,7 +221,6 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// The caller is gone: there is nobody to tell.
 		a.log.InfoContext(r.Context(), "api answer not delivered", "request-id", c.id, "operation", c.operation, "error", err)
 	}
-	a.account(r.Context(), c, refusal, a.now().Sub(began))
 }
 
 // call is one request as the log and the metrics see it.

@@ -18,8 +18,12 @@ func invalid(format string, args ...any) error {
 func unsupported(what string) error { return invalid("%s is not supported yet", what) }
 
 // toWire turns any error into what the caller is told, in the exceptions and statuses of the API's reference. It reports
-// whether the error is internal: then the caller gets a neutral text, and the error belongs into the log.
+// whether the error is internal: then the caller gets a neutral text, and the error belongs into the log. No error is
+// no answer.
 func toWire(err error) (answer *awsjson.Error, internal bool) {
+	if err == nil {
+		return nil, false
+	}
 	if e, ok := errors.AsType[*awsjson.Error](err); ok {
 		return e, false
 	}

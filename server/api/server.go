@@ -1,7 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -9,13 +11,8 @@ import (
 	"github.com/transferd/transferd/server"
 )
 
-// What a server has that was asked for nothing else. AWS shows the protocol details even on a server that speaks SFTP
-// alone (a bare CreateServer and its DescribeServer).
-const (
-	defaultPassiveIP  = "AUTO"
-	defaultResumption = "ENFORCED"
-	defaultSetStat    = "DEFAULT"
-)
+// passiveAuto is the PassiveIp that stands for the server's own address.
+const passiveAuto = "AUTO"
 
 // serverSettings are the members that CreateServer and UpdateServer share. A nil is a member that was not sent: it
 // leaves the setting as it is.
@@ -71,7 +68,7 @@ func (a *API) createServer(ctx context.Context, in createServerRequest) (*server
 		ServerId: server.NewID(), State: server.Starting,
 		Domain: "S3", EndpointType: "PUBLIC", IdentityProviderType: "SERVICE_MANAGED", Protocols: []string{"SFTP"},
 		SecurityPolicyName: server.DefaultSecurityPolicy, IpAddressType: "IPV4",
-		ProtocolDetails:  &server.ProtocolDetails{PassiveIp: defaultPassiveIP, TlsSessionResumptionMode: defaultResumption, SetStatOption: defaultSetStat},
+		ProtocolDetails:  defaultProtocolDetails(),
 		S3StorageOptions: &server.S3StorageOptions{DirectoryListingOptimization: "DISABLED"},
 	}
 	s.Arn = a.realm.ServerARN(s.ServerId)
@@ -97,7 +94,11 @@ func (a *API) createServer(ctx context.Context, in createServerRequest) (*server
 // hostKeys are the key that the caller brings, alone, so that clients which know it meet no other; or new ones.
 func (a *API) hostKeys(pem *string) ([]hostkeys.Key, error) {
 	if pem == nil || *pem == "" {
-		return a.newHostKeys()
+		keys, err := a.newHostKeys()
+		if err == nil && len(keys) == 0 {
+			err = errors.New("no host keys were made")
+		}
+		return keys, err
 	}
 	key, err := a.parseHostKey(*pem)
 	if err != nil {
@@ -216,20 +217,23 @@ func set[T any](where *T, value *T) {
 
 // mergeProtocolDetails makes a new value: a member that was not sent keeps what it had.
 func mergeProtocolDetails(old *server.ProtocolDetails, in *protocolDetails) *server.ProtocolDetails {
-	if old == nil || in == nil {
+	if in == nil {
 		return old
 	}
-	merged := *old
-	for where, value := range map[*string]string{
-		&merged.PassiveIp:                in.PassiveIp,
-		&merged.TlsSessionResumptionMode: in.TlsSessionResumptionMode,
-		&merged.SetStatOption:            in.SetStatOption,
-	} {
-		if value != "" {
-			*where = value
-		}
+	if old == nil {
+		old = defaultProtocolDetails()
 	}
-	return &merged
+	return &server.ProtocolDetails{
+		PassiveIp:                cmp.Or(in.PassiveIp, old.PassiveIp),
+		TlsSessionResumptionMode: cmp.Or(in.TlsSessionResumptionMode, old.TlsSessionResumptionMode),
+		SetStatOption:            cmp.Or(in.SetStatOption, old.SetStatOption),
+	}
+}
+
+// defaultProtocolDetails are what AWS shows even on a server that speaks SFTP alone (a bare CreateServer and its
+// DescribeServer).
+func defaultProtocolDetails() *server.ProtocolDetails {
+	return &server.ProtocolDetails{PassiveIp: passiveAuto, TlsSessionResumptionMode: "ENFORCED", SetStatOption: "DEFAULT"}
 }
 
 // mergeWorkflowDetails makes a new value. "To remove an associated workflow from a server, you can provide an empty
@@ -325,7 +329,7 @@ func checkProtocolDetails(d *protocolDetails) error {
 		return unsupported("ProtocolDetails.SftpPorts")
 	case d.ProxyConfig.SftpMode != "" && d.ProxyConfig.SftpMode != "NONE":
 		return unsupported("ProtocolDetails.ProxyConfig.SftpMode " + d.ProxyConfig.SftpMode)
-	case d.PassiveIp == "" || d.PassiveIp == defaultPassiveIP:
+	case d.PassiveIp == "" || d.PassiveIp == passiveAuto:
 		return nil
 	}
 	if ip, err := netip.ParseAddr(d.PassiveIp); err != nil || !ip.Is4() {
