@@ -78,6 +78,12 @@ type Server struct {
 
 // New makes a Server.
 func New(c Config) *Server {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, 60*time.Second)
 	c.KeepaliveInterval = cmp.Or(c.KeepaliveInterval, 60*time.Second)
 	c.KeepaliveMax = cmp.Or(c.KeepaliveMax, 5)

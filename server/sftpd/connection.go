@@ -68,6 +68,7 @@ func (c *connection) handshake(ctx context.Context) error {
 		return errors.Join(err, c.ssh.Close())
 	}
 	c.login, _ = c.ssh.Permissions.ExtraData[loginKey{}].(login)
+	c.touch()
 	return nil
 }
 

@@ -22,27 +22,34 @@ import (
 
 func TestGarbageOnThePort(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, config(func(c *sftpd.Config) { c.HandshakeTimeout = 300 * time.Millisecond }))
-	for name, attack := range map[string][]byte{
-		"nothing": nil, "http": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "noise": random(100_000),
-		"version, then noise": append([]byte("SSH-2.0-x\r\n"), random(10_000)...), "half a version": []byte("SSH-2.0-"),
-		"endless line": bytes.Repeat([]byte("a"), 100_000),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			conn := r.tcp(t)
-			if _, err := conn.Write(attack); err != nil && !isClosed(err) {
-				t.Fatal(err)
-			}
-			if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.Copy(io.Discard, conn); err != nil && !isClosed(err) {
-				t.Fatalf("not closed by the server: %v", err)
-			}
-		})
+	r := newRig(t, config(func(c *sftpd.Config) { c.HandshakeTimeout = 2 * time.Second }))
+	t.Run("attacks", func(t *testing.T) {
+		for name, attack := range map[string][]byte{
+			"nothing": nil, "http": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "noise": random(100_000),
+			"version, then noise": append([]byte("SSH-2.0-x\r\n"), random(10_000)...), "half a version": []byte("SSH-2.0-"),
+			"endless line": bytes.Repeat([]byte("a"), 100_000),
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				throw(t, r.tcp(t), attack)
+			})
+		}
+	})
+	r.sftp(t) // the daemon lives
+}
+
+// throw sends bytes and waits for the server to close the connection.
+func throw(t *testing.T, conn net.Conn, bytes []byte) {
+	t.Helper()
+	if _, err := conn.Write(bytes); err != nil && !isClosed(err) {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.sftp(t) })
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); err != nil && !isClosed(err) {
+		t.Fatalf("not closed by the server: %v", err)
+	}
 }
 
 // isClosed tells that the other side closed from a time-out of ours.
@@ -320,7 +327,7 @@ func (s *stalling) Close() error {
 
 func TestKeepalive(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, config(func(c *sftpd.Config) { c.KeepaliveInterval, c.KeepaliveMax = 30*time.Millisecond, 3 }))
+	r := newRig(t, config(func(c *sftpd.Config) { c.KeepaliveInterval, c.KeepaliveMax = 100*time.Millisecond, 5 }))
 	alive := r.sftp(t)
 	conn := &stalling{Conn: r.tcp(t), stalled: make(chan struct{}), closed: make(chan struct{})}
 	defer conn.Close()
@@ -348,7 +355,7 @@ func TestKeepalive(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, config(func(c *sftpd.Config) { c.IdleTimeout = 100 * time.Millisecond }))
+	r := newRig(t, config(func(c *sftpd.Config) { c.IdleTimeout = time.Second }))
 	f := create(t, r.sftp(t), "file")
 	if _, err := f.Write([]byte("received")); err != nil {
 		t.Fatal(err)

@@ -89,8 +89,15 @@ func (f *front) dispatch(packet []byte) error {
 	case fxpInit:
 		return f.init(packet)
 	}
-	if !wellFormed(packet) && packet[0] != fxpExtended {
+	if packet[0] == fxpExtended {
+		return f.extended(packet)
+	}
+	longest, ok := wellFormed(packet)
+	switch {
+	case !ok:
 		return errMalformed
+	case longest > maxPath:
+		return f.out.status(binary.BigEndian.Uint32(packet[1:]), errPathLength)
 	}
 	switch packet[0] {
 	case fxpOpen:
@@ -101,8 +108,6 @@ func (f *front) dispatch(packet []byte) error {
 		return f.fstat(packet)
 	case fxpFsetstat:
 		return f.fsetstat(packet)
-	case fxpExtended:
-		return f.extended(packet)
 	}
 	return f.forward(packet)
 }
@@ -139,8 +144,12 @@ func (f *front) extended(packet []byte) error {
 		}
 		return f.fsync(id, handle)
 	case extPosixRename: // some ask without having been told of it: a plain rename serves them better than a refusal
-		if !wellFormed(packet) {
+		longest, ok := wellFormed(packet)
+		switch {
+		case !ok:
 			return errMalformed
+		case longest > maxPath:
+			return f.out.status(id, errPathLength)
 		}
 		return f.forward(packet)
 	}

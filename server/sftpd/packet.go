@@ -55,6 +55,8 @@ const (
 	maxData = 255 << 10
 	// maxSmall is the longest packet that is not a WRITE: two paths and their like. It bounds what waits in the bridge.
 	maxSmall = 32 << 10
+	// maxPath is the longest path that is looked at, PATH_MAX of Linux.
+	maxPath = 4096
 )
 
 // errMalformed ends a session: after a packet that cannot be read nobody knows where the next one begins.
@@ -62,8 +64,9 @@ var errMalformed = errors.New("malformed packet")
 
 // fields reads a packet's fields. After one that is not there, short is set and everything reads as zero.
 type fields struct {
-	rest  []byte
-	short bool
+	rest    []byte
+	short   bool
+	longest int // the longest string so far
 }
 
 func (f *fields) take(n uint32) []byte {
@@ -91,11 +94,15 @@ func (f *fields) uint64() uint64 {
 }
 
 // bytes is a string of the protocol; it is a part of the packet.
-func (f *fields) bytes() []byte { return f.take(f.uint32()) }
+func (f *fields) bytes() []byte {
+	b := f.take(f.uint32())
+	f.longest = max(f.longest, len(b))
+	return b
+}
 
 // wellFormed says whether a packet has the fields of its type, so that pkg/sftp never sees one that has not: it would
-// give up without a word to anybody.
-func wellFormed(packet []byte) bool {
+// give up without a word to anybody. It also tells the length of the longest path or handle.
+func wellFormed(packet []byte) (longest int, ok bool) {
 	f := fields{rest: packet[1:]}
 	f.uint32() // the id
 	switch packet[0] {
@@ -119,9 +126,9 @@ func wellFormed(packet []byte) bool {
 		f.bytes()
 		f.bytes()
 	default:
-		return false
+		return 0, false
 	}
-	return !f.short
+	return f.longest, !f.short
 }
 
 // The sizes of an input's buffer: a session that does not upload waits with little, one that does reads many packets at

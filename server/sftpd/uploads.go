@@ -17,6 +17,7 @@ var (
 	errHandle     = status{codeFailure, "Invalid handle"}
 	errReadWrite  = status{codeUnsupported, "Files cannot be opened for reading and writing at once"}
 	errOpenFlags  = status{codeUnsupported, "Unsupported open flags"}
+	errPathLength = status{codeFailure, "File name too long"}
 	errAttributes = status{codeUnsupported, "File attributes cannot be set (SetStatOption is DEFAULT)"}
 )
 
