@@ -13,6 +13,7 @@ import (
 
 	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -86,7 +87,7 @@ func TestUsers(t *testing.T) {
 	wantExists(t, d.CreateUser(ctx, "s-1", ann), "User", "ann")
 	wantNotFound(t, d.CreateUser(ctx, "s-2", ann), "Server", "s-2")
 
-	if got := value[server.User](t)(d.User(ctx, "s-1", "ann")); !reflect.DeepEqual(got.SshPublicKeys[0].SshPublicKeyId, "key-1") {
+	if got := value[server.User](t)(d.User(ctx, "s-1", "ann")); got.SshPublicKeys[0].SshPublicKeyId != "key-1" {
 		t.Errorf("read back %+v", got)
 	}
 	_, err := d.User(ctx, "s-1", "eve")
@@ -244,7 +245,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 	if got := value[workflow.Execution](t)(again.Execution(ctx, e)); got.Status != workflow.InProgress {
 		t.Errorf("execution %+v", got)
 	}
-	if left := value1(again.Unfinished(ctx, d.Node())); len(left) != 1 || left[0].ID != open1.ID {
+	if left := value[[]session.Upload](t)(again.Unfinished(ctx, d.Node())); len(left) != 1 || left[0].ID != open1.ID {
 		t.Errorf("unfinished %+v", left)
 	}
 	for path, want := range map[string]os.FileMode{
@@ -257,14 +258,6 @@ func TestRestartKeepsEverything(t *testing.T) {
 			t.Errorf("%s has mode %v, want %v", path, info.Mode().Perm(), want)
 		}
 	}
-}
-
-// value1 drops the error where the value alone decides the test.
-func value1[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }
 
 func TestOneProcessADirectory(t *testing.T) {

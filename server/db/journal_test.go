@@ -222,6 +222,28 @@ func TestCallsAfterTheirEnd(t *testing.T) {
 	}
 }
 
+// A lost disk is everybody's failure, and nobody waits for ever.
+func TestFailedTransactionAnswersEverybody(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{})
+	must(t, d.write.Close())
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			if err := d.Begin(t.Context(), anUpload(d, "s-1")); err == nil {
+				t.Error("an upload began without a row")
+			}
+		})
+	}
+	all.Wait()
+	if err := d.UpdateServer(t.Context(), "s-1", func(*server.Server) error { return nil }); err == nil {
+		t.Error("changed a server without a database")
+	}
+	if err := d.Work(t.Context(), succeed(d), 1); err == nil {
+		t.Error("worked without a database")
+	}
+}
+
 func TestQueueDepthIsAMetric(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()

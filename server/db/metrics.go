@@ -11,10 +11,10 @@ import (
 
 // metrics are what operators see of the database. How many jobs wait is asked for when somebody looks.
 type metrics struct {
-	registerer prometheus.Registerer
 	seconds    *prometheus.HistogramVec
 	calls      prometheus.Histogram
-	queue      *queueDepth
+	registerer prometheus.Registerer
+	registered []prometheus.Collector
 }
 
 func newMetrics(r prometheus.Registerer, read *sql.DB) (*metrics, error) {
@@ -30,30 +30,25 @@ func newMetrics(r prometheus.Registerer, read *sql.DB) (*metrics, error) {
 			Help:    "Calls of the journal and the engine that shared one transaction.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 9),
 		}),
-		queue: &queueDepth{read: read, desc: prometheus.NewDesc("transferd_db_queue_jobs",
-			"Jobs of the workflow queue that are not done, by state.", []string{"state"}, nil)},
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range m.collectors() {
+	queue := &queueDepth{read: read, desc: prometheus.NewDesc("transferd_db_queue_jobs",
+		"Jobs of the workflow queue that are not done, by state.", []string{"state"}, nil)}
+	for _, c := range []prometheus.Collector{m.seconds, m.calls, queue} {
 		if err := r.Register(c); err != nil {
 			return nil, errors.Join(err, m.close())
 		}
+		m.registered = append(m.registered, c)
 	}
 	return m, nil
 }
 
-func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.seconds, m.calls, m.queue}
-}
-
 // close takes the metrics back: after it nobody asks a closed database for its queue.
 func (m *metrics) close() error {
-	if m.registerer != nil {
-		for _, c := range m.collectors() {
-			m.registerer.Unregister(c)
-		}
+	for _, c := range m.registered {
+		m.registerer.Unregister(c)
 	}
 	return nil
 }

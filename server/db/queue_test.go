@@ -159,7 +159,7 @@ func TestStaleJobChangesNothing(t *testing.T) {
 func TestStopDrainsThenCancels(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d := open(t, Config{Dir: dir, Drain: 300 * time.Millisecond})
+	d := open(t, Config{Dir: dir, Drain: 1500 * time.Millisecond})
 	id := attached(t, d, 1)
 	slow, quick := send(t, d, id, whole()), send(t, d, id, whole())
 	running, stopping := make(chan struct{}, 2), make(chan struct{})
@@ -255,17 +255,20 @@ func TestFirstStepStartsSoon(t *testing.T) {
 	}, 4)
 	send(t, d, id, whole())
 	<-started // River is up
-	var waits []time.Duration
+	var waits, commits []time.Duration
 	for range 50 {
 		u := anUpload(d, id)
 		must(t, d.Begin(t.Context(), u))
+		began := time.Now()
 		must(t, d.End(t.Context(), u, whole()))
 		ended := time.Now()
-		waits = append(waits, (<-started).Sub(ended))
+		waits, commits = append(waits, (<-started).Sub(ended)), append(commits, ended.Sub(began))
 	}
 	slices.Sort(waits)
-	t.Logf("from End to the first step: median %s, longest %s", waits[25], waits[49])
-	if waits[25] > 50*time.Millisecond { // the median, for the machine may be busy with other tests
+	slices.Sort(commits)
+	t.Logf("from End to the first step: median %s, longest %s; End itself: median %s", waits[25], waits[49], commits[25])
+	// Between the two lies one commit, River's fetch. A busy disk makes both slow; waiting for a poll would add to one.
+	if waits[25] > 25*time.Millisecond+3*commits[25] {
 		t.Errorf("median %s", waits[25])
 	}
 }
@@ -318,9 +321,7 @@ func BenchmarkSteps(b *testing.B) {
 		steps.Add(1)
 		return succeed(d)(ctx, j, advance)
 	}, 50)
-	for steps.Load() < int64(3*b.N) {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(b, "all steps", 10*time.Minute, func() bool { return steps.Load() >= int64(3*b.N) })
 	b.StopTimer()
 	b.ReportMetric(float64(3*b.N)/b.Elapsed().Seconds(), "steps/s")
 	if n := len(value[[]workflow.Execution](b)(d.Executions(b.Context(), "w-whole", server.Page{}))); n != b.N {

@@ -12,12 +12,10 @@ import (
 	"github.com/transferd/transferd/workflow"
 )
 
-// errConflict cannot happen while one connection writes; it is what a second writer would meet.
-var errConflict = errors.New("changed by somebody else meanwhile")
-
 // CreateServer adds a server with its host keys. A workflow that it refers to must exist.
 func (d *DB) CreateServer(ctx context.Context, s server.Server, keys []hostkeys.Key) error {
-	doc, err := serverDocument(s)
+	s.UserCount = 0 // users are counted when read
+	doc, err := encode(s)
 	if err != nil {
 		return err
 	}
@@ -64,32 +62,13 @@ func (d *DB) Servers(ctx context.Context, p server.Page) ([]server.Server, error
 // back as it is. change must not use the database.
 func (d *DB) UpdateServer(ctx context.Context, id server.ID, change func(*server.Server) error) error {
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
-		var rev int64
-		var doc string
-		err := tx.QueryRow(ctx, `SELECT rev, doc FROM servers WHERE id = $1`, id).Scan(&rev, &doc)
-		if errors.Is(err, sql.ErrNoRows) {
-			return noServer(id)
-		}
+		s, err := revise(ctx, tx, row{"servers", "id = $1", []any{id}}, noServer(id), func(s *server.Server) error {
+			err := change(s)
+			s.ServerId, s.UserCount = id, 0 // users are counted when read
+			return err
+		})
 		if err != nil {
 			return err
-		}
-		var s server.Server
-		if err := json.Unmarshal([]byte(doc), &s); err != nil {
-			return err
-		}
-		if err := change(&s); err != nil {
-			return err
-		}
-		s.ServerId = id
-		if doc, err = serverDocument(s); err != nil {
-			return err
-		}
-		n, err := tx.Exec(ctx, `UPDATE servers SET doc = $1, rev = rev + 1 WHERE id = $2 AND rev = $3`, doc, id, rev)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errConflict
 		}
 		return attach(ctx, tx, s)
 	})
@@ -139,11 +118,6 @@ func attach(ctx context.Context, tx Tx, s server.Server) error {
 		return err
 	}
 	return one(workflow.OnPartialUpload, s.WorkflowDetails.OnPartialUpload)
-}
-
-func serverDocument(s server.Server) (string, error) {
-	s.UserCount = 0 // counted when read
-	return encode(s)
 }
 
 func scanServer(scan func(...any) error) (server.Server, error) {

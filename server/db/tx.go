@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -169,6 +170,44 @@ func documents[T any](ctx context.Context, q Querier, query string, args ...any)
 		return nil
 	}, query, args...)
 	return all, err
+}
+
+// errConflict cannot happen while one connection writes; it is what a second writer would meet.
+var errConflict = errors.New("changed by somebody else meanwhile")
+
+// row names one row of a table with a document.
+type row struct {
+	table, where string // where uses $1 to $len(key)
+	key          []any
+}
+
+// revise changes a row's document. An error of change comes back as it is; missing is the answer if there is no row.
+func revise[T any](ctx context.Context, tx Tx, r row, missing error, change func(*T) error) (v T, err error) {
+	var rev int64
+	var doc string
+	err = tx.QueryRow(ctx, `SELECT rev, doc FROM `+r.table+` WHERE `+r.where, r.key...).Scan(&rev, &doc)
+	if errors.Is(err, sql.ErrNoRows) {
+		return v, missing
+	}
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal([]byte(doc), &v); err != nil {
+		return v, err
+	}
+	if err := change(&v); err != nil {
+		return v, err
+	}
+	if doc, err = encode(v); err != nil {
+		return v, err
+	}
+	n := len(r.key)
+	changed, err := tx.Exec(ctx, fmt.Sprintf(`UPDATE %s SET doc = $%d, rev = rev + 1 WHERE %s AND rev = $%d`,
+		r.table, n+1, r.where, n+2), append(slices.Clone(r.key), doc, rev)...)
+	if err == nil && changed == 0 {
+		err = errConflict
+	}
+	return v, err
 }
 
 // limit is a page's LIMIT; zero or less means all.

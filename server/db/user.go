@@ -27,10 +27,7 @@ func (d *DB) CreateUser(ctx context.Context, id server.ID, u server.User) error 
 
 // User reads one user of a server.
 func (d *DB) User(ctx context.Context, id server.ID, name string) (server.User, error) {
-	return user(ctx, d.reader(), id, name)
-}
-
-func user(ctx context.Context, q Querier, id server.ID, name string) (server.User, error) {
+	q := d.reader()
 	found, err := documents[server.User](ctx, q, `SELECT doc FROM users WHERE server_id = $1 AND name = $2`, id, name)
 	if err != nil {
 		return server.User{}, err
@@ -57,19 +54,15 @@ func (d *DB) Users(ctx context.Context, id server.ID, p server.Page) ([]server.U
 // back as it is. change must not use the database.
 func (d *DB) UpdateUser(ctx context.Context, id server.ID, name string, change func(*server.User) error) error {
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
-		u, err := user(ctx, tx, id, name)
-		if err != nil {
+		if err := requireServer(ctx, tx, id); err != nil {
 			return err
 		}
-		if err := change(&u); err != nil {
+		r := row{"users", "server_id = $1 AND name = $2", []any{id, name}}
+		_, err := revise(ctx, tx, r, noUser(name), func(u *server.User) error {
+			err := change(u)
+			u.UserName = name
 			return err
-		}
-		u.UserName = name
-		doc, err := encode(u)
-		if err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `UPDATE users SET doc = $1, rev = rev + 1 WHERE server_id = $2 AND name = $3`, doc, id, name)
+		})
 		return err
 	})
 }

@@ -27,11 +27,7 @@ func (d *DB) CreateWorkflow(ctx context.Context, w workflow.Workflow) error {
 
 // Workflow reads one workflow.
 func (d *DB) Workflow(ctx context.Context, id workflow.ID) (workflow.Workflow, error) {
-	return readWorkflow(ctx, d.reader(), id)
-}
-
-func readWorkflow(ctx context.Context, q Querier, id workflow.ID) (workflow.Workflow, error) {
-	found, err := documents[workflow.Workflow](ctx, q, `SELECT doc FROM workflows WHERE id = $1`, id)
+	found, err := documents[workflow.Workflow](ctx, d.reader(), `SELECT doc FROM workflows WHERE id = $1`, id)
 	if err == nil && len(found) == 0 {
 		err = noWorkflow(id)
 	}
@@ -51,19 +47,12 @@ func (d *DB) Workflows(ctx context.Context, p server.Page) ([]workflow.Workflow,
 // comes back as it is. change must not use the database. Executions that run keep the plan they began with.
 func (d *DB) UpdateWorkflow(ctx context.Context, id workflow.ID, change func(*workflow.Workflow) error) error {
 	return d.tx(ctx, "catalogue", func(ctx context.Context, tx Tx) error {
-		w, err := readWorkflow(ctx, tx, id)
-		if err != nil {
+		r := row{"workflows", "id = $1", []any{id}}
+		_, err := revise(ctx, tx, r, noWorkflow(id), func(w *workflow.Workflow) error {
+			err := change(w)
+			w.WorkflowId = id
 			return err
-		}
-		if err := change(&w); err != nil {
-			return err
-		}
-		w.WorkflowId = id
-		doc, err := encode(w)
-		if err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `UPDATE workflows SET doc = $1, rev = rev + 1 WHERE id = $2`, doc, id)
+		})
 		return err
 	})
 }
