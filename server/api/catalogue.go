@@ -24,7 +24,8 @@ type Servers interface {
 	DeleteServer(ctx context.Context, id server.ID) error
 }
 
-// Users is where the users of servers are kept. Lists are sorted by name.
+// Users is where the users of servers are kept. Lists are sorted by name. An unknown server is a *server.NotFoundError
+// everywhere.
 type Users interface {
 	CreateUser(ctx context.Context, id server.ID, u server.User) error
 	User(ctx context.Context, id server.ID, name string) (server.User, error)

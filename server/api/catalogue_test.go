@@ -203,6 +203,9 @@ func (c *catalogue) User(_ context.Context, id server.ID, name string) (server.U
 func (c *catalogue) Users(_ context.Context, id server.ID, p server.Page) ([]server.User, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.users[id] == nil {
+		return nil, missing("Server", string(id))
+	}
 	return pageOf[string, server.User](c.users[id], p), c.err
 }
 

@@ -256,13 +256,8 @@ func mergeWorkflowDetails(old *server.WorkflowDetails, in *workflowDetails) *ser
 
 // checkServer refuses what this service cannot do yet, by name, and what no server can be.
 func (a *API) checkServer(s server.Server, in serverSettings) error {
-	for i, p := range s.Protocols {
-		if p != "SFTP" {
-			return unsupported("Protocols: " + p)
-		}
-		if slices.Contains(s.Protocols[:i], p) {
-			return invalid("Protocols has %s twice", p)
-		}
+	if err := checkProtocols(s.Protocols); err != nil {
+		return err
 	}
 	switch {
 	case s.Domain != "S3":
@@ -290,6 +285,18 @@ func (a *API) checkServer(s server.Server, in serverSettings) error {
 	}
 	if err := a.knownPolicy(s.SecurityPolicyName); err != nil {
 		return invalid("SecurityPolicyName: %s", err)
+	}
+	return nil
+}
+
+func checkProtocols(protocols []string) error {
+	for i, p := range protocols {
+		if p != "SFTP" {
+			return unsupported("Protocols: " + p)
+		}
+		if slices.Contains(protocols[:i], p) {
+			return invalid("Protocols has %s twice", p)
+		}
 	}
 	return nil
 }

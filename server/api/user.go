@@ -121,9 +121,6 @@ type listUsersAnswer struct {
 }
 
 func (a *API) listUsers(ctx context.Context, in listUsersRequest) (*listUsersAnswer, error) {
-	if _, err := a.servers.Server(ctx, in.ServerId); err != nil {
-		return nil, err
-	}
 	all, next, err := page(a, list{"ListUsers", string(in.ServerId)}, in.pageRequest,
 		func(p server.Page) ([]server.User, error) { return a.users.Users(ctx, in.ServerId, p) },
 		func(u server.User) string { return u.UserName })

@@ -132,9 +132,9 @@ func TestSshPublicKeys(t *testing.T) {
 	refusal(t, err, "InvalidRequestException", "2048", "1024")
 	for _, bad := range []string{
 		dssKey,
-		"ssh-rsa " + strings.Fields(goodKey)[1],                // one type outside, another inside
-		goodKey[:len(goodKey)-8],                               // cut
-		"ssh-ed25519 AAAA",                                     // nothing inside
+		"ssh-rsa " + strings.Fields(goodKey)[1], // one type outside, another inside
+		goodKey[:len(goodKey)-8],                // cut
+		"ssh-ed25519 AAAA",                      // nothing inside
 		"ssh-ed25519-cert-v01 " + strings.Fields(goodKey)[1],   // no such type
 		strings.Replace(goodKey, "ssh-ed25519", "ssh-none", 1), // no such type
 	} {

@@ -3,8 +3,11 @@ package api_test
 import (
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -307,4 +310,21 @@ func FuzzOperations(f *testing.F) {
 			t.Fatalf("%s", a.Body)
 		}
 	})
+}
+
+// BenchmarkDescribeServer is a whole signed request, without the network.
+func BenchmarkDescribeServer(b *testing.B) {
+	w := newWorld(b, func(c *api.Config) { c.Log = slog.New(slog.DiscardHandler) })
+	body := `{"ServerId":"` + w.newServer(b) + `"}`
+	r := w.request(b, "DescribeServer", body)
+	sign(b, r, body)
+	r.Host = r.URL.Host
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Body = io.NopCloser(strings.NewReader(body))
+		answer := httptest.NewRecorder()
+		if w.handler.ServeHTTP(answer, r); answer.Code != http.StatusOK {
+			b.Fatal(answer.Body)
+		}
+	}
 }
