@@ -1,0 +1,212 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/transferd/transferd/storage"
+)
+
+// completeTimeout lengthens the deadline of requests that the store may work on for minutes, as bytes would.
+const completeTimeout = int64(5*time.Minute/time.Second) * slowest
+
+// Commit makes the contiguous prefix the file.
+func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
+	unlink := context.AfterFunc(ctx, func() { _ = u.fail(fmt.Errorf("s3: commit %q: %w", u.at.key, context.Cause(ctx))) })
+	defer unlink()
+	obj, asked, err := u.finish(ctx)
+	if err == nil {
+		u.release()
+		return obj, nil
+	}
+	// The cleanup's own error is in the sweeper's log and metric; what the caller needs to know is why there is no file.
+	_ = u.drop(ctx, err, asked)
+	return storage.Object{}, err
+}
+
+// finish sends what is left and completes. asked says that the store was asked to make the file: if that failed, it may
+// have made it all the same.
+func (u *upload) finish(ctx context.Context) (obj storage.Object, asked bool, err error) {
+	if err := u.failed(); err != nil {
+		return obj, false, err
+	}
+	size := u.got.end
+	if u.id == "" && size <= int64(len(u.cur)) {
+		obj, err = u.store.putObject(ctx, u.at, u.opt.Metadata, u.cur[:size])
+		return obj, true, err
+	}
+	if err := u.sendRest(ctx, size); err != nil {
+		return obj, false, err
+	}
+	u.wg.Wait()
+	if err := u.failed(); err != nil {
+		return obj, false, err
+	}
+	obj, err = u.store.completeMultipart(ctx, u.at, u.id, u.sent)
+	obj.Size = size
+	return obj, true, err
+}
+
+// sendRest sends the prefix's bytes that are in the buffers. They are at most two parts.
+func (u *upload) sendRest(ctx context.Context, size int64) error {
+	for u.cur != nil && size > u.base {
+		if err := u.ready(ctx); err != nil {
+			return err
+		}
+		n := min(size-u.base, int64(len(u.cur)))
+		u.send(u.part, u.cur[:n])
+		<-u.slots
+		if err := u.failed(); err != nil {
+			return err
+		}
+		u.store.cfg.Budget.put(u.cur)
+		u.base += n
+		u.cur, u.next, u.part = u.next, nil, u.part+1
+	}
+	return nil
+}
+
+// Abort drops the upload. If its remains at the store could not be removed, the error says so; the store goes on
+// trying in the background.
+func (u *upload) Abort(ctx context.Context) error {
+	_ = u.fail(errDropped)
+	return u.drop(ctx, errDropped, false)
+}
+
+// drop ends all that is on its way, gives the buffers back and removes what the store has of the upload.
+func (u *upload) drop(ctx context.Context, cause error, asked bool) error {
+	u.stop(cause)
+	u.wg.Wait()
+	u.release()
+	if asked && !unknown(cause) {
+		asked = false
+	}
+	if u.id == "" && !asked {
+		return nil
+	}
+	return u.store.sweeper.clean(ctx, remains{at: u.at, upload: u.id, object: asked && u.at.id != ""})
+}
+
+// unknown reports whether a request that ended like this may have been carried out.
+func unknown(err error) bool {
+	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// release gives the buffers back and forgets the upload.
+func (u *upload) release() {
+	u.stop(nil)
+	for _, buf := range [][]byte{u.cur, u.next} {
+		if buf != nil {
+			u.store.cfg.Budget.put(buf)
+		}
+	}
+	u.cur, u.next = nil, nil
+	u.store.forget(u.id)
+}
+
+// putObject makes a file of body in one request.
+func (s *Store) putObject(ctx context.Context, at object, more map[string]string, body []byte) (storage.Object, error) {
+	sum := checksum(body)
+	out, err := request(ctx, s, call{op: "PutObject", name: at.key, bytes: int64(len(body))},
+		func(ctx context.Context) (*s3.PutObjectOutput, error) {
+			return s.client.PutObject(ctx, &s3.PutObjectInput{
+				Bucket: &at.bucket, Key: &at.key, Metadata: metadata(at.id, more),
+				Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))), ChecksumCRC32: &sum,
+			}, s.bodyOptions)
+		})
+	if err != nil {
+		return storage.Object{}, err
+	}
+	return storage.Object{
+		Size: int64(len(body)), ETag: unquote(out.ETag), VersionID: aws.ToString(out.VersionId), ModTime: s.cfg.Now(),
+	}, nil
+}
+
+// beginMultipart makes a multipart upload and remembers that this process works on it.
+func (s *Store) beginMultipart(ctx context.Context, in *s3.CreateMultipartUploadInput) (string, error) {
+	in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
+	out, err := request(ctx, s, call{op: "CreateMultipartUpload", name: *in.Key},
+		func(ctx context.Context) (*s3.CreateMultipartUploadOutput, error) {
+			return s.client.CreateMultipartUpload(ctx, in)
+		})
+	if err != nil {
+		return "", err
+	}
+	id := aws.ToString(out.UploadId)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live[id] = struct{}{}
+	return id, nil
+}
+
+// forget says that this process works on the multipart upload no more.
+func (s *Store) forget(upload string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, upload)
+}
+
+// completeMultipart makes the parts the file. A request that was carried out but whose answer got lost is repeated, and
+// some stores then know the upload no more: our id on the object tells that it is done. The object's size is the
+// caller's to fill in.
+func (s *Store) completeMultipart(ctx context.Context, at object, upload string, parts []types.CompletedPart) (storage.Object, error) {
+	slices.SortFunc(parts, func(a, b types.CompletedPart) int { return int(*a.PartNumber - *b.PartNumber) })
+	out, err := request(ctx, s, call{op: "CompleteMultipartUpload", name: at.key, bytes: completeTimeout},
+		func(ctx context.Context) (*s3.CompleteMultipartUploadOutput, error) {
+			return s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+				Bucket: &at.bucket, Key: &at.key, UploadId: &upload,
+				MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+			})
+		})
+	if err == nil {
+		return storage.Object{ETag: unquote(out.ETag), VersionID: aws.ToString(out.VersionId), ModTime: s.cfg.Now()}, nil
+	}
+	if errorCode(err) != codeNoSuchUpload || at.id == "" {
+		return storage.Object{}, err
+	}
+	obj, ours, headErr := s.written(ctx, at)
+	if headErr != nil {
+		return storage.Object{}, headErr
+	}
+	if !ours {
+		return storage.Object{}, err
+	}
+	return obj, nil
+}
+
+// written looks whether the object is there and was written by the upload at.id.
+func (s *Store) written(ctx context.Context, at object) (storage.Object, bool, error) {
+	head, err := s.head(ctx, at.bucket, at.key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return storage.Object{}, false, nil
+	}
+	if err != nil {
+		return storage.Object{}, false, err
+	}
+	return headObject(head), head.Metadata[idKey] == at.id, nil
+}
+
+func (s *Store) head(ctx context.Context, bucket, key string) (*s3.HeadObjectOutput, error) {
+	return request(ctx, s, call{op: "HeadObject", name: key}, func(ctx context.Context) (*s3.HeadObjectOutput, error) {
+		return s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key})
+	})
+}
+
+func headObject(head *s3.HeadObjectOutput) storage.Object {
+	return storage.Object{
+		Size: aws.ToInt64(head.ContentLength), ETag: unquote(head.ETag),
+		VersionID: aws.ToString(head.VersionId), ModTime: aws.ToTime(head.LastModified),
+	}
+}
+
+func unquote(etag *string) string { return strings.Trim(aws.ToString(etag), `"`) }

@@ -1,0 +1,177 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+)
+
+const (
+	// cleanNow is what whoever dropped an upload waits for at most: the store is known to be in trouble.
+	cleanNow       = 5 * time.Second
+	cleanNowBudget = time.Second
+	// The background tries begin so far apart, double, and end so far apart.
+	firstSweep = 250 * time.Millisecond
+	lastSweep  = 30 * time.Second
+)
+
+// remains are what an upload without a file left behind: its multipart upload, if it had one, and the object, if the
+// store may have made it although it did not say so.
+type remains struct {
+	at     object
+	upload string
+	object bool
+}
+
+// sweeper removes what uploads left behind while the store was out of reach. One goroutine goes on trying until the
+// store is back. What is left when the process ends is named in the log; nobody but a lifecycle rule for incomplete
+// multipart uploads removes that, since for the journal such an upload was refused and is over.
+type sweeper struct {
+	store *Store
+	wake  chan struct{} // capacity 1
+	stop  context.CancelFunc
+	done  chan struct{} // closed when the goroutine has ended
+
+	mu   sync.Mutex
+	todo []remains // guarded by mu
+}
+
+func startSweeper(s *Store) *sweeper {
+	ctx, stop := context.WithCancel(context.Background())
+	w := &sweeper{store: s, stop: stop, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go w.run(ctx)
+	return w
+}
+
+// clean removes the remains now, or has it done later and says so.
+func (w *sweeper) clean(ctx context.Context, r remains) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanNow)
+	defer cancel()
+	err := w.remove(ctx, r)
+	if err == nil {
+		return nil
+	}
+	w.mu.Lock()
+	w.todo = append(w.todo, r)
+	w.store.metrics.pending.Set(float64(len(w.todo)))
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+	return fmt.Errorf("s3: removal left to the background: %w", err)
+}
+
+func (w *sweeper) run(ctx context.Context) {
+	defer close(w.done)
+	pause := lastSweep
+	for {
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-w.wake:
+			timer.Stop()
+			pause = firstSweep
+			continue
+		case <-timer.C:
+			pause = min(2*pause, lastSweep)
+		}
+		if err := w.sweep(ctx); err != nil {
+			w.store.cfg.Logger.WarnContext(ctx, "remains of refused uploads cannot be removed yet", "error", err)
+		}
+	}
+}
+
+// sweep tries all there is once.
+func (w *sweeper) sweep(ctx context.Context) error {
+	w.mu.Lock()
+	todo := w.todo
+	w.todo = nil
+	w.mu.Unlock()
+	var left []remains
+	var errs error
+	for i, r := range todo {
+		err := w.remove(ctx, r)
+		if err == nil {
+			continue
+		}
+		errs = errors.Join(errs, err)
+		left = append(left, r)
+		if unknown(err) { // the others would wait for the same outage
+			left = append(left, todo[i+1:]...)
+			break
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.todo = append(left, w.todo...)
+	w.store.metrics.pending.Set(float64(len(w.todo)))
+	return errs
+}
+
+// close ends the goroutine and tries what is left for the last time.
+func (w *sweeper) close(ctx context.Context) error {
+	w.stop()
+	<-w.done
+	err := w.sweep(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.todo {
+		w.store.cfg.Logger.WarnContext(ctx, "remains of a refused upload stay behind",
+			"bucket", r.at.bucket, "name", r.at.key, "upload", r.at.id, "multipart", r.upload)
+	}
+	return err
+}
+
+// remove makes one attempt with few retries. It may be called again.
+func (w *sweeper) remove(ctx context.Context, r remains) error {
+	if r.upload != "" {
+		if err := w.store.abortMultipart(ctx, r.at, r.upload); err != nil {
+			return err
+		}
+	}
+	if !r.object {
+		return nil
+	}
+	// The file was made after all. Its client was told that it was refused and no workflow knows of it, so it goes.
+	_, ours, err := w.store.written(ctx, r.at)
+	if err != nil || !ours {
+		return err
+	}
+	return w.store.deleteObject(ctx, r.at.bucket, r.at.key)
+}
+
+// errStillThere says that a part that was under way when its upload was aborted survived that; S3 asks to abort again:
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
+var errStillThere = errors.New("multipart upload survived its abort")
+
+// abortMultipart removes a multipart upload and makes sure that it is gone.
+func (s *Store) abortMultipart(ctx context.Context, at object, upload string) error {
+	_, err := request(ctx, s, call{op: "AbortMultipartUpload", name: at.key, budget: cleanNowBudget},
+		func(ctx context.Context) (*s3.AbortMultipartUploadOutput, error) {
+			return s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+				Bucket: &at.bucket, Key: &at.key, UploadId: &upload,
+			})
+		})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = s.parts(ctx, at, upload)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("s3: abort %q: %w", at.key, errStillThere)
+}

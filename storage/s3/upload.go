@@ -1,0 +1,301 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"mime"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/transferd/transferd/storage"
+)
+
+// idKey is the object metadata that says which upload wrote the object.
+const idKey = "transferd-upload"
+
+// upload is a file on its way. It holds the bytes that did not leave yet in cur, the buffer of the part that the
+// contiguous prefix ends in, and for bytes that come early in next, the one behind it.
+//
+// Only cur is waited for, and only while neither is held: that is what Budget asks for. next is taken if it is free;
+// if not, the prefix in cur leaves as a part of its own, the rest moves to the front, and cur goes on as its successor.
+// Parts may so be of any size from 5 MiB; where part n+1 begins is where part n ends.
+type upload struct {
+	store *Store
+	at    object
+	opt   storage.CreateOptions
+	ctx   context.Context // Create's: bounds WriteAt's waits
+	// sendCtx is for what is on its way to the store. It outlives Create's ctx: when a client is gone, what it sent
+	// is still to be committed. stop ends it.
+	sendCtx context.Context
+	stop    context.CancelCauseFunc
+
+	// The goroutine that calls WriteAt, then Commit or Abort, owns these.
+	cur, next []byte
+	base      int64  // where cur begins in the file
+	got       prefix // of the file
+	part      int32  // the number that cur will have
+
+	id    string        // UploadId, "" before the first part
+	slots chan struct{} // one for each part on its way
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	sent []types.CompletedPart // guarded by mu
+	err  error                 // what ended the upload; guarded by mu
+}
+
+// object is a key of a bucket, and which upload it belongs to ("" if it does not matter).
+type object struct{ bucket, key, id string }
+
+// Create begins an upload. Nothing reaches the store before the first part is full. When ctx ends, a WriteAt that waits
+// returns with ctx's error, and what was written before can still be committed.
+func (b *Backend) Create(ctx context.Context, name string, opt storage.CreateOptions) (storage.Upload, error) {
+	if name == "" {
+		return nil, fmt.Errorf("s3: create %q: %w", name, storage.ErrIsDirectory)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("s3: create %q: %w", name, err)
+	}
+	u := &upload{
+		store: b.store, at: object{b.bucket, name, opt.ID}, opt: opt, ctx: ctx, part: 1,
+		slots: make(chan struct{}, b.store.cfg.Parallel),
+	}
+	u.sendCtx, u.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	return u, nil
+}
+
+// metadata is what is written beside the file. S3 takes US-ASCII alone and shows other text as RFC 2047 does:
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
+func metadata(id string, more map[string]string) map[string]string {
+	m := make(map[string]string, len(more)+1)
+	for k, v := range more {
+		m[k] = mime.QEncoding.Encode("utf-8", v)
+	}
+	if id != "" {
+		m[idKey] = id
+	}
+	return m
+}
+
+// WriteAt copies p into the buffers. Bytes that nobody waits for any more (behind the prefix, but not sent yet) may be
+// written again.
+func (u *upload) WriteAt(p []byte, off int64) (int, error) {
+	if err := u.failed(); err != nil {
+		return 0, err
+	}
+	switch {
+	case off < 0:
+		return 0, u.fail(fmt.Errorf("s3: write at offset %d: %w", off, fs.ErrInvalid))
+	case off > maxObject-int64(len(p)):
+		return 0, u.fail(fmt.Errorf("s3: write at offset %d: %w", off, storage.ErrTooLarge))
+	case off < u.base:
+		return 0, u.fail(fmt.Errorf("s3: write at offset %d, sent up to %d: %w", off, u.base, storage.ErrRandomAccess))
+	}
+	n := 0
+	for n < len(p) {
+		room, err := u.room(off+int64(n), len(p)-n)
+		if err != nil {
+			return n, err
+		}
+		c := copy(room, p[n:])
+		if from := off + int64(n); !u.got.add(from, from+int64(c)) {
+			return n, u.fail(fmt.Errorf("s3: write in too many pieces: %w", storage.ErrRandomAccess))
+		}
+		n += c
+	}
+	return n, nil
+}
+
+// room is where the bytes from off on go, of which n are to be written. It gets there by sending what is full.
+func (u *upload) room(off int64, n int) ([]byte, error) {
+	for {
+		if u.cur == nil {
+			if err := u.firstBuffer(off, n); err != nil {
+				return nil, err
+			}
+		}
+		at, end := off-u.base, int64(len(u.cur))
+		var err error
+		switch {
+		case at < end && (len(u.cur) != chunk || at+int64(n) <= end):
+			return u.cur[at:], nil
+		case len(u.cur) == chunk:
+			err = u.outgrow()
+		case u.got.end >= u.base+end:
+			err = u.advance()
+		case u.next == nil && u.takeNext():
+		case u.next != nil && at-end < int64(len(u.next)):
+			return u.next[at-end:], nil
+		case u.next == nil && u.got.end-u.base >= minPart:
+			err = u.slide()
+		default:
+			err = u.fail(fmt.Errorf("s3: write at offset %d, contiguous up to %d: %w", off, u.got.end, storage.ErrRandomAccess))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// firstBuffer gets cur while the upload holds nothing: a chunk, or a part if a chunk would be outgrown at once.
+func (u *upload) firstBuffer(off int64, n int) (err error) {
+	if u.part == 1 && off+int64(n) <= chunk {
+		u.cur, err = u.store.cfg.Budget.chunk(u.ctx)
+		return err
+	}
+	if u.part > maxParts {
+		return u.fail(fmt.Errorf("s3: more than %d parts: %w", maxParts, storage.ErrTooLarge))
+	}
+	u.cur, err = u.store.cfg.Budget.part(u.ctx, u.store.sizes.of(u.part))
+	return err
+}
+
+// outgrow exchanges the chunk for the first part's buffer. Holding a chunk while waiting for a part is safe: those who
+// have a part need no chunk.
+func (u *upload) outgrow() error {
+	part, err := u.store.cfg.Budget.part(u.ctx, u.store.sizes.of(1))
+	if err != nil {
+		return err
+	}
+	copy(part, u.cur)
+	u.store.cfg.Budget.put(u.cur)
+	u.cur = part
+	return nil
+}
+
+func (u *upload) takeNext() bool {
+	if u.part < maxParts {
+		u.next = u.store.cfg.Budget.tryPart(u.store.sizes.of(u.part + 1))
+	}
+	return u.next != nil
+}
+
+// advance sends cur, which is full and not the last, and goes on with next.
+func (u *upload) advance() error {
+	if u.part >= maxParts {
+		return u.fail(fmt.Errorf("s3: more than %d parts: %w", maxParts, storage.ErrTooLarge))
+	}
+	if err := u.ready(u.ctx); err != nil {
+		return err
+	}
+	buf, part := u.cur, u.part
+	u.base += int64(len(buf))
+	u.cur, u.next, u.part = u.next, nil, u.part+1
+	u.wg.Go(func() {
+		u.send(part, buf)
+		u.store.cfg.Budget.put(buf)
+		<-u.slots
+	})
+	return nil
+}
+
+// slide sends the contiguous prefix in cur and waits, because the buffer is still needed for what came early.
+func (u *upload) slide() error {
+	if u.part >= maxParts {
+		return u.fail(fmt.Errorf("s3: more than %d parts: %w", maxParts, storage.ErrTooLarge))
+	}
+	if err := u.ready(u.ctx); err != nil {
+		return err
+	}
+	n := u.got.end - u.base
+	u.send(u.part, u.cur[:n])
+	<-u.slots
+	if err := u.failed(); err != nil {
+		return err
+	}
+	copy(u.cur, u.cur[n:])
+	u.base += n
+	u.part++
+	return nil
+}
+
+// ready makes sure that there is a multipart upload and takes a slot for a part of it.
+func (u *upload) ready(ctx context.Context) error {
+	if u.id == "" {
+		if err := u.begin(); err != nil {
+			return u.fail(err)
+		}
+	}
+	select {
+	case u.slots <- struct{}{}:
+		return u.failed()
+	case <-u.sendCtx.Done():
+		return u.failed()
+	case <-ctx.Done():
+		return fmt.Errorf("s3: wait for parts on their way: %w", context.Cause(ctx))
+	}
+}
+
+// begin makes the multipart upload and has it noted, so that a crash leaves nothing that nobody knows of.
+func (u *upload) begin() error {
+	id, err := u.store.beginMultipart(u.sendCtx, &s3.CreateMultipartUploadInput{
+		Bucket: &u.at.bucket, Key: &u.at.key, Metadata: metadata(u.at.id, u.opt.Metadata),
+	})
+	if err != nil {
+		return err
+	}
+	u.id = id
+	if u.opt.Note == nil {
+		return nil
+	}
+	if err := u.opt.Note(u.sendCtx, id); err != nil {
+		return fmt.Errorf("s3: note the upload of %q: %w", u.at.key, err)
+	}
+	return nil
+}
+
+// send uploads one part. body stays untouched until it returns.
+func (u *upload) send(part int32, body []byte) {
+	sum := checksum(body)
+	c := call{op: "UploadPart", name: u.at.key, bytes: int64(len(body))}
+	out, err := request(u.sendCtx, u.store, c, func(ctx context.Context) (*s3.UploadPartOutput, error) {
+		return u.store.client.UploadPart(ctx, &s3.UploadPartInput{
+			Bucket: &u.at.bucket, Key: &u.at.key, UploadId: &u.id, PartNumber: &part,
+			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))), ChecksumCRC32: &sum,
+		}, u.store.bodyOptions)
+	})
+	if err != nil {
+		_ = u.fail(err) // kept; WriteAt and Commit return it
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sent = append(u.sent, types.CompletedPart{PartNumber: &part, ETag: out.ETag, ChecksumCRC32: &sum})
+}
+
+// checksum is the CRC32 of a body as S3 wants it.
+func checksum(body []byte) string {
+	var sum [4]byte
+	binary.BigEndian.PutUint32(sum[:], crc32.ChecksumIEEE(body))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// fail ends the upload with the first error there was, and returns that one.
+func (u *upload) fail(err error) error {
+	u.mu.Lock()
+	if u.err == nil {
+		u.err = err
+	}
+	err = u.err
+	u.mu.Unlock()
+	u.stop(err)
+	return err
+}
+
+func (u *upload) failed() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err
+}
+
+// errDropped ends what is on its way for an upload that is aborted.
+var errDropped = errors.New("upload aborted")
