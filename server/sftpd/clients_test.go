@@ -2,10 +2,14 @@ package sftpd_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -61,6 +65,42 @@ func TestOpenSSHSftp(t *testing.T) {
 	}
 	if gone := r.log.await(t, "DISCONNECTED"); gone["session-id"] != in["session-id"] {
 		t.Errorf("DISCONNECTED %v after CONNECTED %v", gone, in)
+	}
+}
+
+// TestKilledClient kills sftp and its ssh in the middle of an upload.
+func TestKilledClient(t *testing.T) {
+	t.Parallel()
+	under := make(chan struct{})
+	var once sync.Once
+	r := newRig(t, backend(func(s *store) {
+		s.onWrite = func(_ context.Context, _ string, off int64) error {
+			if off > 1<<20 {
+				once.Do(func() { close(under) })
+			}
+			return nil
+		}
+	}))
+	host, port := r.hostPort(t)
+	data := random(32 << 20)
+	// At 40 Mbit/s the file takes seconds.
+	cmd := exec.CommandContext(t.Context(), "sftp", append(r.sshOptions(), "-l", "40000", "-b", "-", "-P", port, user+"@"+host)...)
+	cmd.Stdin = strings.NewReader("put " + write(t, data) + " file\n")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-under
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("sftp ended well")
+	}
+	v := r.journal.verdict(t, "home/file", session.Partial, session.Disconnect)
+	kept := r.store.get("home/file")
+	if len(kept) <= 1<<20 || len(kept) == len(data) || !bytes.HasPrefix(data, kept) || v.Received != int64(len(kept)) {
+		t.Errorf("%d bytes kept, %d received, prefix %v", len(kept), v.Received, bytes.HasPrefix(data, kept))
 	}
 }
 

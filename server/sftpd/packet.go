@@ -134,7 +134,7 @@ func wellFormed(packet []byte) (longest int, ok bool) {
 // The sizes of an input's buffer: a session that does not upload waits with little, one that does reads many packets at
 // once, and more where the packets are long.
 const (
-	idleBuffer = 4 << 10
+	idleBuffer = 1 << 10
 	bulkBuffer = 128 << 10
 	longBuffer = 512 << 10
 	longPacket = 64 << 10
