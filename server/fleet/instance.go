@@ -79,9 +79,7 @@ func (f *Fleet) reap() {
 			if f.cfg.Now().Sub(i.started) >= steady {
 				delete(f.trouble, id)
 			}
-			if !f.again(id, cause) {
-				f.poke() // start gives it up
-			}
+			f.again(id, cause) // if there were enough tries, start gives it up
 		case i.err != nil:
 			f.cfg.Log.Error("server stopped with an error", "server", string(id), "error", i.err.Error())
 		}
