@@ -9,12 +9,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"go.uber.org/goleak"
+
 	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/storage/s3/gateway/gatewaytest"
 	"github.com/transferd/transferd/storage/storagetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(gatewaytest.Main(m)) }
+func TestMain(m *testing.M) {
+	if gatewaytest.IsChild() {
+		os.Exit(gatewaytest.Main(m))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // testStore is a store over the gateway at endpoint, with short patience. change may be nil.
 func testStore(t testing.TB, endpoint string, change func(*Config)) *Store {
@@ -73,3 +81,43 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 // RoundTrip calls it.
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// eventually polls until ok, for at most ten seconds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within ten seconds: %s", what)
+		}
+	}
+}
+
+// dangling counts the multipart uploads of a bucket.
+func dangling(t testing.TB, b *Backend) int {
+	t.Helper()
+	out, err := b.store.client.ListMultipartUploads(context.WithoutCancel(t.Context()), &s3.ListMultipartUploadsInput{Bucket: &b.bucket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(out.Uploads)
+}
+
+// begin starts an upload of content and returns it open.
+func begin(t testing.TB, b *Backend, name string, content []byte) (storage.Upload, error) {
+	t.Helper()
+	u, err := b.Create(t.Context(), name, storage.CreateOptions{ID: "id of " + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := 0; off < len(content); off += mib {
+		if _, err := u.WriteAt(content[off:min(off+mib, len(content))], int64(off)); err != nil {
+			return u, err
+		}
+	}
+	return u, nil
+}

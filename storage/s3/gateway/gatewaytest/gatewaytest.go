@@ -27,9 +27,12 @@ const (
 // childEnv makes the test binary a store instead of running tests.
 const childEnv = "TRANSFERD_TEST_S3_GATEWAY=1"
 
+// IsChild reports whether this process is to be a store, for a TestMain that has more to do than Main.
+func IsChild() bool { return os.Getenv("TRANSFERD_TEST_S3_GATEWAY") != "" }
+
 // Main runs the tests, or the store in a child of them.
 func Main(m *testing.M) int {
-	if os.Getenv("TRANSFERD_TEST_S3_GATEWAY") == "" {
+	if !IsChild() {
 		return m.Run()
 	}
 	if err := gateway.Child(context.Background(), os.Stdin, os.Stdout); err != nil {
