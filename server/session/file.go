@@ -28,13 +28,14 @@ type File struct {
 
 	// mu lets one goroutine at a time at the storage, as storage.Upload wants it, and guards what follows. Whoever ends
 	// the upload holds it until the verdict is there.
-	mu      sync.Mutex
-	up      storage.Upload
-	row     Upload        // read by everybody; Received alone changes, once, in begin
-	begun   bool          // the journal has the row
-	closed  bool          // Close or the session's end has come
-	failure error         // the first error of the storage or of Begin: final
-	settled chan struct{} // set with failure: closed when abort and the verdict are done
+	mu       sync.Mutex
+	up       storage.Upload
+	row      Upload        // read by everybody; Received alone changes, once, in begin
+	begun    bool          // the journal has the row
+	closed   bool          // Close or the session's end has come
+	released bool          // a WriteAt was cut off by the session's end: its bytes are missing
+	failure  error         // the first error of the storage or of Begin: final
+	settled  chan struct{} // set with failure: closed when abort and the verdict are done
 }
 
 // Path is the file's path as the client sees it.
@@ -70,7 +71,11 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 		f.size.Store(max(f.size.Load(), off+int64(n))) // written under mu, read without
 		f.s.bytesIn.Add(float64(n))
 	}
-	if err != nil && !f.interrupted(err) {
+	switch {
+	case err == nil:
+	case f.interrupted(err):
+		f.released = true
+	default:
 		f.fail("WRITE", err)
 	}
 	return n, err
@@ -94,7 +99,7 @@ func (f *File) Close() error {
 		return err
 	}
 	defer f.mu.Unlock()
-	if f.closed {
+	if f.closed || f.released { // released: bytes are missing, so this is no whole file, whatever the client said
 		return fs.ErrClosed
 	}
 	f.closed = true

@@ -146,6 +146,9 @@ func TestCutReleasesABlockedWrite(t *testing.T) {
 	result := make(chan error, 1)
 	go func() {
 		_, err := f.WriteAt([]byte("lost"), 4)
+		if closing := f.Close(); !errors.Is(closing, fs.ErrClosed) { // as a protocol may that has read a CLOSE behind it
+			t.Errorf("Close: %v", closing)
+		}
 		result <- err
 	}()
 	<-w.block
@@ -579,75 +582,3 @@ func TestEndAtAnyMoment(t *testing.T) {
 		}
 	}
 }
-
-// Not parallel: AllocsPerRun counts the whole process.
-func TestWriteAtDoesNotAllocate(t *testing.T) {
-	s, f := nullFile(t)
-	defer s.End(session.Disconnect)
-	p := make([]byte, 32<<10)
-	off := int64(0)
-	if n := testing.AllocsPerRun(100, func() {
-		if _, err := f.WriteAt(p, off); err != nil {
-			t.Fatal(err)
-		}
-		off += int64(len(p))
-	}); n != 0 {
-		t.Errorf("%v allocations a write", n)
-	}
-}
-
-func BenchmarkWriteAt(b *testing.B) {
-	s, f := nullFile(b)
-	defer s.End(session.Disconnect)
-	p := make([]byte, 32<<10)
-	b.SetBytes(int64(len(p)))
-	off := int64(0)
-	for b.Loop() {
-		if _, err := f.WriteAt(p, off); err != nil {
-			b.Fatal(err)
-		}
-		off += int64(len(p))
-	}
-}
-
-// nullFile is an upload into nothing.
-func nullFile(tb testing.TB) (*session.Session, *session.File) {
-	tb.Helper()
-	view, err := vfs.New(vfs.Home{Directory: "/bucket"}, nullStores{})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s, err := session.NewManager(session.Config{Journal: nullJournal{}}).Start(session.Info{}, view)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	f, err := s.Create("x", session.CreateOptions{})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return s, f
-}
-
-type nullJournal struct{}
-
-func (nullJournal) Begin(context.Context, session.Upload) error                { return nil }
-func (nullJournal) Note(context.Context, string, string) error                 { return nil }
-func (nullJournal) End(context.Context, session.Upload, session.Verdict) error { return nil }
-
-type nullStores struct{}
-
-func (nullStores) Backend(context.Context, string, string) (storage.Backend, error) {
-	return nullBackend{}, nil
-}
-
-type nullBackend struct{ storage.Backend }
-
-func (nullBackend) Create(context.Context, string, storage.CreateOptions) (storage.Upload, error) {
-	return nullUpload{}, nil
-}
-
-type nullUpload struct{}
-
-func (nullUpload) WriteAt(p []byte, _ int64) (int, error)         { return len(p), nil }
-func (nullUpload) Commit(context.Context) (storage.Object, error) { return storage.Object{}, nil }
-func (nullUpload) Abort(context.Context) error                    { return nil }
