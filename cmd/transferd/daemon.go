@@ -55,36 +55,38 @@ type daemon struct {
 	stopping bool // guarded by mu; readiness ends when stopping begins
 }
 
-// newDaemon opens the state and the listeners and makes every part. Nothing runs before run.
-func newDaemon(ctx context.Context, cfg Config, seams seams) (d *daemon, err error) {
+// openDaemon opens the database, and with it locks the data folder: from here on this process is the only one in it.
+func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 	tuneMemory(cfg.Buffers)
-	d = &daemon{
+	d := &daemon{
 		cfg: cfg, seams: seams,
 		log:      slog.New(slog.NewJSONHandler(cfg.Log, nil)),
 		registry: prometheus.NewRegistry(),
 	}
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.close())
-		}
-	}()
-	if d.db, err = db.Open(ctx, db.Config{Dir: filepath.Join(cfg.Data, "db"), Log: d.log, Now: time.Now, Registerer: d.registry}); err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
-	}
-	if d.store, err = d.openStore(); err != nil {
-		return nil, fmt.Errorf("open the S3 store: %w", err)
-	}
-	if err := d.wire(); err != nil {
+	var err error
+	d.db, err = db.Open(ctx, db.Config{Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Log: d.log, Now: time.Now, Registerer: d.registry})
+	if err != nil {
 		return nil, err
 	}
-	if d.apiListener, err = net.Listen("tcp", cfg.API); err != nil {
-		return nil, fmt.Errorf("control API (-api): %w", err)
-	}
-	if d.metricsListener, err = net.Listen("tcp", cfg.Metrics); err != nil {
-		return nil, fmt.Errorf("metrics (-metrics): %w", err)
-	}
 	return d, nil
+}
+
+// assemble makes every part and opens the listeners. Nothing runs before run; after an error close is due.
+func (d *daemon) assemble(ctx context.Context) (err error) {
+	if d.store, err = d.openStore(); err != nil {
+		return fmt.Errorf("open the S3 store: %w", err)
+	}
+	if err := d.wire(ctx); err != nil {
+		return err
+	}
+	if d.apiListener, err = net.Listen("tcp", d.cfg.API); err != nil {
+		return fmt.Errorf("control API (-api): %w", err)
+	}
+	if d.metricsListener, err = net.Listen("tcp", d.cfg.Metrics); err != nil {
+		return fmt.Errorf("metrics (-metrics): %w", err)
+	}
+	return nil
 }
 
 // tuneMemory sets the collector for a process whose memory is a few large, long-lived buffers: it runs rarely (GC
@@ -152,7 +154,7 @@ func (d *daemon) shutdownHTTP() error {
 	return errors.Join(d.apiServer.Shutdown(ctx), d.metricsServer.Shutdown(ctx))
 }
 
-// close frees what newDaemon opened, as far as it came.
+// close frees what was opened, as far as it came.
 func (d *daemon) close() error {
 	var errs []error
 	for _, l := range []net.Listener{d.apiListener, d.metricsListener} {

@@ -74,24 +74,29 @@ func (f devFlags) run(ctx context.Context, p process) (err error) {
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 
-	store, err := startGateway(ctx, f, state, log)
-	if err != nil {
-		return fmt.Errorf("start the S3 store: %w", err)
-	}
-	defer func() { err = errors.Join(err, store.Stop()) }()
-
-	d, err := newDaemon(ctx, f.config(state, store.Endpoint(), log), p.seams)
+	d, err := openDaemon(ctx, f.config(state, log), p.seams)
 	if err != nil {
 		return err
 	}
-	if err := d.askAddress(ctx, state.ServerID, f.sftp); err != nil {
+	store, err := startGateway(ctx, f, state, log)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the S3 store: %w", err), d.close())
+	}
+	defer func() { err = errors.Join(err, store.Stop()) }()
+	d.cfg.S3.Endpoint = store.Endpoint()
+	if err := errors.Join(d.assemble(ctx), d.askAddress(ctx, state.ServerID, f.sftp)); err != nil {
 		return errors.Join(err, d.close())
 	}
+	return f.serve(ctx, p, d, state)
+}
+
+// serve runs the daemon, and in front of it what makes it useful at once.
+func (f devFlags) serve(ctx context.Context, p process, d *daemon, state *devState) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	served := make(chan error, 1)
 	go func() { served <- d.run(ctx); cancel(errServeEnded) }()
-	err = f.serve(ctx, p, d, state)
+	err := f.attend(ctx, p, d, state)
 	cancel(nil)
 	if serveErr := <-served; serveErr != nil {
 		return serveErr
@@ -102,8 +107,8 @@ func (f devFlags) run(ctx context.Context, p process) (err error) {
 // errServeEnded is why the work in front of a daemon stops when the daemon does.
 var errServeEnded = errors.New("the daemon ended")
 
-// serve sets the server up, says that it is ready, shows the demo, and waits for the end.
-func (f devFlags) serve(ctx context.Context, p process, d *daemon, state *devState) error {
+// attend sets the server up, says that it is ready, shows the demo, and waits for the end.
+func (f devFlags) attend(ctx context.Context, p process, d *daemon, state *devState) error {
 	if err := d.waitReady(ctx); err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -144,7 +149,7 @@ func ignoreEnd(ctx context.Context, err error) error {
 	return err
 }
 
-func (f devFlags) config(state *devState, s3Endpoint string, log io.Writer) Config {
+func (f devFlags) config(state *devState, log io.Writer) Config {
 	return Config{
 		Data:    f.data,
 		Realm:   server.Realm{Region: devRegion, Account: devAccount},
@@ -153,7 +158,7 @@ func (f devFlags) config(state *devState, s3Endpoint string, log io.Writer) Conf
 		SFTP:    f.sftp,
 		Metrics: f.metrics,
 		S3: S3Config{
-			Endpoint: s3Endpoint, Region: devRegion, AccessKey: state.AccessKey, SecretKey: state.SecretKey,
+			Region: devRegion, AccessKey: state.AccessKey, SecretKey: state.SecretKey,
 			// The store is our own child on the loopback interface: nobody can alter what passes there.
 			RetryBudget: f.retry, Unsigned: true,
 		},

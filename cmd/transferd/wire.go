@@ -40,7 +40,7 @@ func (d *daemon) openStore() (*s3.Store, error) {
 }
 
 // wire makes the rooms and gives each what it asks for.
-func (d *daemon) wire() error {
+func (d *daemon) wire(ctx context.Context) error {
 	journal, uploads := session.Journal(d.db), storage.Stores(d.store)
 	if d.seams.journal != nil {
 		journal = d.seams.journal(journal)
@@ -50,7 +50,7 @@ func (d *daemon) wire() error {
 	}
 	metrics := session.NewMetrics(d.registry)
 	var err error
-	d.recovery, err = session.Recover(context.Background(), session.RecoverConfig{
+	d.recovery, err = session.Recover(ctx, session.RecoverConfig{
 		Node: d.db.Node(), Unfinished: d.db.Unfinished, Journal: d.db, Stores: d.store, Realm: d.cfg.Realm,
 		Log: d.log, Metrics: metrics, Now: time.Now,
 	})
