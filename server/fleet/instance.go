@@ -18,6 +18,7 @@ type instance struct {
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when Serve has returned
 	err      error         // what Serve returned; readable once done is closed
+	told     bool          // it ended because it was told to; readable once done is closed
 	started  time.Time
 	stopped  time.Time // when it was told to stop; owned by Run's goroutine
 }
@@ -33,7 +34,8 @@ func (f *Fleet) run(ctx context.Context, ln net.Listener, settings Settings) *in
 		defer close(i.done)
 		defer i.cancel()
 		err := f.cfg.Frontend.Serve(ctx, ln, func() Settings { return *i.settings.Load() })
-		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed)) {
+		i.told = ctx.Err() != nil
+		if i.told && (errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed)) {
 			err = nil
 		}
 		if closing := ln.Close(); closing != nil && !errors.Is(closing, net.ErrClosed) {
@@ -71,7 +73,7 @@ func (f *Fleet) reap() {
 		}
 		delete(f.running, id)
 		switch {
-		case !i.stopping():
+		case !i.told:
 			cause := i.err
 			if cause == nil {
 				cause = errors.New("frontend ended by itself")
