@@ -134,7 +134,6 @@ func (s *Store) putObject(ctx context.Context, at object, more map[string]string
 
 // beginMultipart makes a multipart upload and remembers that this process works on it.
 func (s *Store) beginMultipart(ctx context.Context, in *s3.CreateMultipartUploadInput) (string, error) {
-	in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
 	out, err := request(ctx, s, call{op: "CreateMultipartUpload", name: *in.Key},
 		func(ctx context.Context) (*s3.CreateMultipartUploadOutput, error) {
 			return s.client.CreateMultipartUpload(ctx, in)

@@ -191,7 +191,5 @@ func (s *Store) copyPart(ctx context.Context, j copyJob, upload string, n int32,
 	if err != nil {
 		return types.CompletedPart{}, err
 	}
-	return types.CompletedPart{
-		PartNumber: &n, ETag: out.CopyPartResult.ETag, ChecksumCRC32: out.CopyPartResult.ChecksumCRC32,
-	}, nil
+	return types.CompletedPart{PartNumber: &n, ETag: out.CopyPartResult.ETag}, nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,10 +18,14 @@ import (
 // order, at most a few MiB apart.
 const readWindow = 2 * mib
 
+// readStart is what the stream's first position is rounded down to: of the first reads, which come all at once, any may
+// be the first to get here.
+const readStart = 512 * kib
+
 // reader reads one version of an object. Sequential reads, even scrambled ones, come from one GET that goes on as long
 // as it is used; the bytes just read are kept in a ring, so that a block that is asked for late is still there. The
-// connection's own buffers are the read-ahead. Reads far from it are GETs of just their range, until two of them in a
-// row show that the client goes on from there.
+// connection's own buffers are the read-ahead. Reads far from it are GETs of just their range, until some that follow
+// each other show that the client goes on from there.
 type reader struct {
 	store *Store
 	at    object
@@ -30,13 +33,19 @@ type reader struct {
 	size  int64
 	ctx   context.Context // Open's
 
-	mu   sync.Mutex // guards all below
-	body *stream    // nil before the first read and after an error
-	pos  int64      // where the stream is
-	low  int64      // the first byte that ring holds; it holds [low, pos)
-	ring []byte     // byte i of the file is at i % len(ring)
-	far  int64      // where the last read far from the stream ended, -1 if there was none
+	// lock, when it holds an element, guards all below. It is a channel because those serve in order of arrival; a
+	// sync.Mutex lets a busy reader overtake the others until their blocks have left the ring.
+	lock chan struct{}
+	body *stream // nil before the first read and after an error
+	pos  int64   // where the stream is
+	low  int64   // the first byte that ring holds; it holds [low, pos)
+	ring []byte  // byte i of the file is at i % len(ring)
+	far  int64   // where the last read far from the stream ended
+	row  int     // how many far reads followed each other
 }
+
+// farReads is how many reads in a row move the stream.
+const farReads = 3
 
 // Open pins the version that is there now.
 func (b *Backend) Open(ctx context.Context, name string) (storage.Reader, error) {
@@ -54,7 +63,7 @@ func (b *Backend) Open(ctx context.Context, name string) (storage.Reader, error)
 	}
 	return &reader{
 		store: b.store, at: object{bucket: b.bucket, key: name}, etag: head.ETag,
-		size: aws.ToInt64(head.ContentLength), ctx: ctx, far: -1,
+		size: aws.ToInt64(head.ContentLength), ctx: ctx, lock: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -85,19 +94,15 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 // fromStream takes what it can from the ring, after moving the stream on as far as that needs. It reports direct if
 // off is not near the stream.
 func (r *reader) fromStream(p []byte, off int64) (n int, direct bool, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock <- struct{}{}
+	defer func() { <-r.lock }()
 	if r.ring == nil {
 		r.ring = make([]byte, max(1, min(readWindow, r.size)))
-		r.low, r.pos = off, off
+		r.low = off / readStart * readStart
+		r.pos = r.low
 	}
-	if off < r.low || off > r.pos+int64(len(r.ring)) {
-		if r.far < 0 || off < r.far-readWindow || off > r.far+readWindow {
-			r.far = off + int64(len(p))
-			return 0, true, nil
-		}
-		r.closeBody()
-		r.low, r.pos, r.far = off, off, -1
+	if (off < r.low || off > r.pos+int64(len(r.ring))) && !r.moves(off, len(p)) {
+		return 0, true, nil
 	}
 	for off >= r.pos {
 		if err := r.fill(); err != nil {
@@ -111,7 +116,21 @@ func (r *reader) fromStream(p []byte, off int64) (n int, direct bool, err error)
 	return copy(p, r.ring[at:min(int64(len(r.ring)), at+r.pos-off)]), false, nil
 }
 
-// fill reads on into the ring; mu is held and pos is before the file's end.
+// moves notes a read far from the stream, and takes the stream there if the client seems to go on from there.
+func (r *reader) moves(off int64, n int) bool {
+	if off != r.far {
+		r.row = 0
+	}
+	r.far = off + int64(n)
+	if r.row++; r.row < farReads {
+		return false
+	}
+	r.closeBody()
+	r.low, r.pos, r.row = off, off, 0
+	return true
+}
+
+// fill reads on into the ring; lock is held and pos is before the file's end.
 func (r *reader) fill() error {
 	if r.body == nil {
 		body, err := r.get(r.pos, r.size)
@@ -178,8 +197,8 @@ func (r *reader) get(from, to int64) (*stream, error) {
 
 // Close ends the stream.
 func (r *reader) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock <- struct{}{}
+	defer func() { <-r.lock }()
 	r.closeBody()
 	return nil
 }

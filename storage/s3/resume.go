@@ -73,7 +73,11 @@ func (b *Backend) resumeMultipart(ctx context.Context, at object, upload string)
 		}
 		// A part below S3's minimum can only be a last one, whose upload was about to be completed; anything behind it
 		// does not exist.
-		whole = append(whole, types.CompletedPart{PartNumber: p.PartNumber, ETag: p.ETag, ChecksumCRC32: p.ChecksumCRC32})
+		part := types.CompletedPart{PartNumber: p.PartNumber, ETag: p.ETag}
+		if aws.ToString(p.ChecksumCRC32) != "" { // a store without checksums refuses an empty one
+			part.ChecksumCRC32 = p.ChecksumCRC32
+		}
+		whole = append(whole, part)
 		size += aws.ToInt64(p.Size)
 	}
 	if len(whole) == 0 {

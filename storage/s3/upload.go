@@ -239,6 +239,7 @@ func (u *upload) ready(ctx context.Context) error {
 func (u *upload) begin() error {
 	id, err := u.store.beginMultipart(u.sendCtx, &s3.CreateMultipartUploadInput{
 		Bucket: &u.at.bucket, Key: &u.at.key, Metadata: metadata(u.at.id, u.opt.Metadata),
+		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, // what send sends with each part
 	})
 	if err != nil {
 		return err
