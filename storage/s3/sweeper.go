@@ -92,8 +92,7 @@ func (w *sweeper) run(ctx context.Context) {
 // sweep tries all there is once.
 func (w *sweeper) sweep(ctx context.Context) error {
 	w.mu.Lock()
-	todo := w.todo
-	w.todo = nil
+	todo := w.todo[:len(w.todo):len(w.todo)] // clean appends meanwhile, nobody else removes
 	w.mu.Unlock()
 	var left []remains
 	var errs error
@@ -111,7 +110,7 @@ func (w *sweeper) sweep(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.todo = append(left, w.todo...)
+	w.todo = append(left, w.todo[len(todo):]...)
 	w.store.metrics.pending.Set(float64(len(w.todo)))
 	return errs
 }
@@ -154,24 +153,27 @@ var errStillThere = errors.New("multipart upload survived its abort")
 
 // abortMultipart removes a multipart upload and makes sure that it is gone.
 func (s *Store) abortMultipart(ctx context.Context, at object, upload string) error {
-	_, err := request(ctx, s, call{op: "AbortMultipartUpload", name: at.key, budget: cleanNowBudget},
-		func(ctx context.Context) (*s3.AbortMultipartUploadOutput, error) {
-			return s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-				Bucket: &at.bucket, Key: &at.key, UploadId: &upload,
+	for pause := firstBackoff; pause < maxBackoff; pause *= 2 {
+		_, err := request(ctx, s, call{op: "AbortMultipartUpload", name: at.key, budget: cleanNowBudget},
+			func(ctx context.Context) (*s3.AbortMultipartUploadOutput, error) {
+				return s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+					Bucket: &at.bucket, Key: &at.key, UploadId: &upload,
+				})
 			})
-		})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	_, err = s.parts(ctx, at, upload)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
+		if err == nil {
+			_, err = s.parts(ctx, at, upload)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return failure("AbortMultipartUpload", at.key, context.Cause(ctx))
+		}
 	}
 	return fmt.Errorf("s3: abort %q: %w", at.key, errStillThere)
 }
