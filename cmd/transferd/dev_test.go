@@ -66,7 +66,7 @@ func TestTwoDaemonsOneFolder(t *testing.T) {
 	t.Parallel()
 	p := startDaemon(t, startOptions{})
 	second := launch(t, startOptions{data: p.data})
-	if err := second.awaitEnd(); err == nil || !strings.Contains(second.output(), "another process") {
+	if err := second.awaitEnd(); err == nil || !strings.Contains(second.output(), "in use by another") {
 		t.Errorf("the second daemon ended with %v:\n%s", err, second.output())
 	}
 	p.sftp("ls\n")

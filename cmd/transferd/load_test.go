@@ -280,12 +280,17 @@ func TestHostileClients(t *testing.T) {
 		t.Logf("refused after %d: %v", opened, refused)
 	})
 	p.sftp("ls\n")
-	p.await("what the hostile clients took is given back", func() bool { return p.settled() <= before+3 })
+	p.await("what the hostile clients took is given back", func() bool {
+		return p.metric(`transferd_sessions{protocol="SFTP"}`) == 0 && p.metric("transferd_open_files") == 0 && p.settled() <= before+idleConnections
+	})
 	if auth := p.logged("AUTH_FAILURE"); len(auth) < 2 {
 		t.Errorf("%d AUTH_FAILURE entries", len(auth))
 	}
 	p.stop()
 }
+
+// idleConnections are the goroutines that the pool of connections to the S3 store keeps for a while: two each.
+const idleConnections = 40
 
 // settled is the number of goroutines of the daemon.
 func (p *proc) settled() float64 { return p.metric("go_goroutines") }

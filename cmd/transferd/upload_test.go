@@ -43,7 +43,7 @@ func TestWholeUpload(t *testing.T) {
 
 	name, content := file(t, 100<<20)
 	p.env["SFTP_KEY"] = key
-	cmd := p.sftpCommand(t.Context(), "alice", "put "+name+" big.bin\nls -l\nrename big.bin other.bin\nrename other.bin big.bin\n")
+	cmd := p.sftpCommand(t.Context(), "alice", "put "+name+" big.bin\nls -l\n")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "104857600") {
 		t.Fatalf("sftp: %v\n%s", err, out)

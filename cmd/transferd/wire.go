@@ -34,7 +34,7 @@ func (d *daemon) openStore() (*s3.Store, error) {
 	}
 	return s3.New(s3.Config{
 		Endpoint: d.cfg.S3.Endpoint, Region: d.cfg.S3.Region, AccessKey: d.cfg.S3.AccessKey, SecretKey: d.cfg.S3.SecretKey,
-		PathStyle: true, UnsignedPayload: d.cfg.S3.Unsigned, RetryBudget: d.cfg.S3.RetryBudget,
+		PathStyle: true, UnsignedPayload: d.cfg.S3.Unsigned, RetryBudget: d.cfg.S3.RetryBudget, AttemptTimeout: min(30*time.Second, d.cfg.S3.RetryBudget),
 		Budget: budget, Wrap: d.seams.transport, Logger: d.log, Registerer: d.registry,
 	})
 }
