@@ -147,7 +147,7 @@ func (s *devServer) send(u *demoUpload) error {
 	if err != nil {
 		return err
 	}
-	f, err := client.OpenFile("/"+u.name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	f, err := client.Create("/" + u.name)
 	if err != nil {
 		return err
 	}

@@ -218,7 +218,7 @@ func TestStatuses(t *testing.T) {
 	c.expect(2, 11, str("missing"))                     // OPENDIR
 	c.expect(2, 3, str("missing"), u32(1), u32(0))      // OPEN to read
 	c.expect(2, 3, str("missing"), u32(2), u32(0))      // OPEN to write without CREAT
-	c.expect(8, 3, str("file"), u32(0x1b), u32(0))      // READ|WRITE
+	c.expect(8, 3, str("file"), u32(0x0b), u32(0))      // READ|WRITE|CREAT of what stands: to be changed in place
 	c.expect(8, 3, str("file"), u32(0x18), u32(0))      // CREAT|TRUNC without WRITE
 	c.expect(4, 3, str("file"), u32(0x2a), u32(0))      // EXCL
 	c.expect(8, 3, str("file"), u32(0x0e), u32(0))      // APPEND to what has bytes
@@ -300,6 +300,25 @@ func TestSetstatNoOp(t *testing.T) {
 	c.expect(0, 4, h)
 	if got := r.log.entries("SETSTAT"); len(got) != 2 || got[0]["path"] != "/bucket/home/file" {
 		t.Errorf("SETSTAT entries %v", got)
+	}
+}
+
+// TestReadWriteHandle: a file made anew may be opened for reading too, as many libraries do, but not read before CLOSE.
+func TestReadWriteHandle(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.raw(t)
+	c.request(3, str("file"), u32(0x1b), u32(0)) // READ|WRITE|CREAT|TRUNC
+	typ, body := c.answer()
+	if typ != 102 {
+		t.Fatalf("OPEN answered by %d %q", typ, body)
+	}
+	h := body[4:] // the handle with its length
+	c.expect(0, 6, h, u64(0), str("data"))
+	c.expect(4, 5, h, u64(0), u32(4))
+	c.expect(0, 4, h)
+	if got := string(r.store.get("home/file")); got != "data" {
+		t.Errorf("file = %q", got)
 	}
 }
 

@@ -15,7 +15,7 @@ var (
 	errHandles    = status{codeFailure, "Too many open files in this session"}
 	errStopping   = status{codeFailure, "Server is stopping"}
 	errHandle     = status{codeFailure, "Invalid handle"}
-	errReadWrite  = status{codeUnsupported, "Files cannot be opened for reading and writing at once"}
+	errReadWrite  = status{codeUnsupported, "Files cannot be changed in place, only written anew"}
 	errOpenFlags  = status{codeUnsupported, "Unsupported open flags"}
 	errPathLength = status{codeFailure, "File name too long"}
 	errAttributes = status{codeUnsupported, "File attributes cannot be set (SetStatOption is DEFAULT)"}
@@ -86,12 +86,13 @@ func (f *front) open(packet []byte) error {
 }
 
 // create opens an upload. What stands at the path is replaced when the upload is committed, also without TRUNC: scp
-// leaves it out, and an object of S3 cannot be changed in part.
+// leaves it out, and an object of S3 cannot be changed in part. Many libraries (pkg/sftp's Create for one) ask for READ
+// too when they make a file; the handle is an upload's all the same, and a READ on it is refused.
 func (f *front) create(path string, flags uint32) (string, error) {
 	switch {
 	case flags&openWrite == 0:
 		return "", errOpenFlags
-	case flags&openRead != 0:
+	case flags&openRead != 0 && flags&(openTrunc|openExcl) == 0: // a file to be changed in place
 		return "", errReadWrite
 	case !f.quota.take():
 		return "", errHandles

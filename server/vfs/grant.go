@@ -54,7 +54,7 @@ type grants struct {
 
 // find finds the longest entry that holds a cleaned path.
 func (g grants) find(client string) (place, error) {
-	for entry := client; ; entry = path.Dir(entry) {
+	for entry := client; ; entry = parent(entry) {
 		if at, ok := g.entries[entry]; ok {
 			return at.descend(client, entry)
 		}
@@ -67,6 +67,10 @@ func (g grants) find(client string) (place, error) {
 	}
 	return place{}, fs.ErrNotExist
 }
+
+// parent is path.Dir of a cleaned absolute path, without cleaning it once more: find goes up a path that may have
+// thousands of elements.
+func parent(p string) string { return p[:max(1, strings.LastIndexByte(p, '/'))] }
 
 // descend goes from an entry to a path below it.
 func (p place) descend(client, entry string) (place, error) {

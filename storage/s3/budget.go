@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/transferd/transferd/storage"
 )
 
 // What S3 allows: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -26,6 +28,9 @@ const (
 	chunk = 64 * kib
 	// firstPart is the size of an upload's first parts where the budget allows.
 	firstPart = 8 * mib
+	// stall is how long a pool may give nothing back before those who wait in it are refused. A client that fills its
+	// part slowly is no stall while others do.
+	stall = 2 * time.Minute
 	// minBudget holds two of the smallest parts beside the reserve for chunks: one on its way while one fills.
 	minBudget = 12 * mib
 )
@@ -34,8 +39,12 @@ const (
 //
 // An eighth is set aside for chunks, one for each upload; the rest is for whole parts. An upload asks for a part and
 // waits only while it holds no part but those on their way to the store, which come back without it doing anything. So
-// nobody who waits holds what another one waits for, and no number of uploads can lock each other up. Waiters are
+// no upload that waits holds what another one waits for, and no number of uploads can lock each other up. Waiters are
 // served in the order they came.
+//
+// Uploads of one session share the goroutine that writes them, though: one that waits keeps the others, with what they
+// hold, from going on. If a pool gives nothing back for as long as stall, nobody in it can go on by himself, and the
+// waiters are refused with storage.ErrUnavailable.
 type Budget struct {
 	chunks pool
 	parts  pool
@@ -51,6 +60,7 @@ func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 		Name: "transferd_s3_buffer_wait_seconds", Help: "How long uploads waited for buffer memory, those that had to.",
 		Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 	})}
+	b.chunks.stall, b.parts.stall = stall, stall
 	b.chunks.limit = bytes / 8 / chunk * chunk
 	b.parts.limit = bytes - b.chunks.limit
 	if reg == nil {
@@ -137,8 +147,10 @@ func (b *Budget) get(ctx context.Context, p *pool, n int) ([]byte, error) {
 // pool hands out buffers, at most limit bytes at a time.
 type pool struct {
 	limit int64
+	stall time.Duration
 
 	mu    sync.Mutex // guards all below
+	moved time.Time  // when a buffer last came back
 	used  int64      // bytes handed out
 	peak  int64      // the most that used has been
 	idle  int64      // bytes in free; used + idle stays within limit
@@ -172,11 +184,36 @@ func (p *pool) wait(ctx context.Context, n int) ([]byte, error) {
 	place := p.queue.PushBack(w)
 	p.grant()
 	p.mu.Unlock()
-	select {
-	case buf := <-w.ready:
-		return buf, nil
-	case <-ctx.Done():
+	stalled := time.NewTimer(p.stall)
+	defer stalled.Stop()
+	for begun := time.Now(); ; {
+		select {
+		case buf := <-w.ready:
+			return buf, nil
+		case <-ctx.Done():
+			return p.leave(place, w, context.Cause(ctx))
+		case <-stalled.C:
+		}
+		still := time.Since(p.lastMoved(begun))
+		if still >= p.stall {
+			return p.leave(place, w, fmt.Errorf("none came free for %v: %w", p.stall, storage.ErrUnavailable))
+		}
+		stalled.Reset(p.stall - still)
 	}
+}
+
+// lastMoved is when a buffer last came back, or since, whichever is later.
+func (p *pool) lastMoved(since time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.moved.After(since) {
+		return p.moved
+	}
+	return since
+}
+
+// leave gives up waiting, and gives back what was granted in the meantime.
+func (p *pool) leave(place *list.Element, w *waiter, cause error) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.queue.Remove(place) // nothing happens if it was granted in the meantime
@@ -186,7 +223,7 @@ func (p *pool) wait(ctx context.Context, n int) ([]byte, error) {
 	default:
 	}
 	p.grant()
-	return nil, fmt.Errorf("s3: wait for buffer memory: %w", context.Cause(ctx))
+	return nil, fmt.Errorf("s3: wait for buffer memory: %w", cause)
 }
 
 func (p *pool) put(buf []byte) {
@@ -222,6 +259,7 @@ func (p *pool) drop(i int) {
 
 // release takes a buffer back; mu is held.
 func (p *pool) release(buf []byte) {
+	p.moved = time.Now()
 	p.used -= int64(cap(buf))
 	p.idle += int64(cap(buf))
 	p.free = append(p.free, buf[:cap(buf)])

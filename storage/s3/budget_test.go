@@ -100,6 +100,46 @@ func TestBudgetServesInOrder(t *testing.T) {
 	})
 }
 
+// TestStalledBudgetRefuses: uploads of one session that wait for each other's buffers are not left waiting for ever, and
+// a pool that moves, however slowly, refuses nobody.
+func TestStalledBudgetRefuses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, err := NewBudget(minBudget, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := b.part(t.Context(), minPart)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.part(t.Context(), minPart); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 { // one buffer goes from hand to hand, each time shortly before the limit
+			waiting := make(chan error, 1)
+			go func() {
+				buf, err := b.part(t.Context(), minPart)
+				first = buf
+				waiting <- err
+			}()
+			time.Sleep(stall - time.Second)
+			b.put(first)
+			if err := <-waiting; err != nil {
+				t.Fatalf("refused although buffers come back: %v", err)
+			}
+		}
+		begun := time.Now()
+		_, err = b.part(t.Context(), minPart)
+		if waited := time.Since(begun); !errors.Is(err, storage.ErrUnavailable) || waited > 2*stall {
+			t.Errorf("after %v without a buffer: %v; want %v", waited, err, storage.ErrUnavailable)
+		}
+		if n := b.parts.read(func(p *pool) int64 { return int64(p.queue.Len()) }); n != 0 {
+			t.Errorf("%d waiters are left", n)
+		}
+	})
+}
+
 func TestBudgetReusesAndEvicts(t *testing.T) {
 	t.Parallel()
 	b, err := NewBudget(minBudget, nil)
