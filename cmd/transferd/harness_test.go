@@ -413,12 +413,18 @@ func file(t *testing.T, n int) (name string, content []byte) {
 	return name, content
 }
 
-func noise(n int) []byte {
-	b := make([]byte, n)
-	seed := [32]byte{}
-	for i := range seed {
-		seed[i] = byte(rand.IntN(256))
+func noise(n int) []byte { return seeded(seed(), n) }
+
+func seed() (s [32]byte) {
+	for i := range s {
+		s[i] = byte(rand.IntN(256))
 	}
+	return s
+}
+
+// seeded are the n bytes that belong to a seed.
+func seeded(seed [32]byte, n int) []byte {
+	b := make([]byte, n)
 	_, _ = rand.NewChaCha8(seed).Read(b) // never fails
 	return b
 }

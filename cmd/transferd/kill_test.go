@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 )
 
@@ -73,7 +74,7 @@ func TestCrashPoints(t *testing.T) {
 			if u := p.danglingUploads(); len(u) != 0 {
 				t.Errorf("multipart uploads left: %v", u)
 			}
-			if marked, unmarked := p.repeats(aws.ToString(e.ExecutionId)); marked != c.repeats || unmarked != 0 {
+			if marked, unmarked := repeats(p.stepStarts()[aws.ToString(e.ExecutionId)]); marked != c.repeats || unmarked != 0 {
 				t.Errorf("%d steps are marked as repeated and %d should be, want %d and 0", marked, unmarked, c.repeats)
 			}
 			t.Logf("%-24s → %s, %d of %d bytes kept, %d steps marked as repeated", c.point,
@@ -118,24 +119,24 @@ func killed(err error) bool {
 	return ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL
 }
 
-// stepStarts are how often each step of an execution was started: step and attempt → count, from the daemon's log, which
-// is written before the step does anything.
-func (p *proc) stepStarts(execution string) map[string]int {
+// stepStarts are how often each step of each execution was started: execution → step and attempt → count, from the
+// daemon's log, which is written before the step does anything.
+func (p *proc) stepStarts() map[string]map[string]int {
 	p.t.Helper()
-	starts := map[string]int{}
+	starts := map[string]map[string]int{}
 	for _, e := range p.logEntries("type", "StepStarted") {
-		if e["executionId"] == execution {
-			d := e["details"].(map[string]any)
-			starts[fmt.Sprintf("%v %v %v attempt %v", e["phase"], d["stepType"], d["stepName"], e["attempt"])]++
+		id, d := e["executionId"].(string), e["details"].(map[string]any)
+		if starts[id] == nil {
+			starts[id] = map[string]int{}
 		}
+		starts[id][fmt.Sprintf("%v %v %v attempt %v", e["phase"], d["stepType"], d["stepName"], e["attempt"])]++
 	}
 	return starts
 }
 
 // repeats counts the starts of steps that are marked as repeats, and those that should be and are not.
-func (p *proc) repeats(execution string) (marked, unmarked int) {
-	p.t.Helper()
-	for start, n := range p.stepStarts(execution) {
+func repeats(starts map[string]int) (marked, unmarked int) {
+	for start, n := range starts {
 		if !strings.HasSuffix(start, " attempt 1") {
 			marked += n
 		}
@@ -223,7 +224,12 @@ func TestStorm(t *testing.T) {
 		p = startDaemon(t, startOptions{data: p.data})
 	}
 	for _, f := range files {
-		p.judge(&tally, f, whole, partial)
+		<-f.done
+	}
+	runs := p.awaitRuns(files, whole, partial)
+	starts := p.stepStarts()
+	for _, f := range files {
+		p.judge(&tally, f, runs[f.name], starts)
 	}
 	tally.dangling = len(p.danglingUploads())
 	t.Logf("kills %d, files sent %d: answered %d, cut by the kill %d; executions OnUpload %d, OnPartialUpload %d; steps marked as repeated %d",
@@ -238,7 +244,8 @@ func TestStorm(t *testing.T) {
 // stormFile is one upload of a storm.
 type stormFile struct {
 	name     string
-	content  []byte
+	seed     [32]byte // what it holds: a storm's files together would not fit in memory
+	size     int
 	answered bool // the client got a good answer to its CLOSE
 	acked    bool // the client got a good answer to at least one write
 	done     chan struct{}
@@ -249,7 +256,7 @@ func (p *proc) storm(round int) []*stormFile {
 	files := make([]*stormFile, 3)
 	begun := make(chan struct{}, len(files))
 	for i := range files {
-		f := &stormFile{name: fmt.Sprintf("storm-%d-%d.bin", round, i), content: noise(1 + rand.IntN(24<<20)), done: make(chan struct{})}
+		f := &stormFile{name: fmt.Sprintf("storm-%d-%d.bin", round, i), seed: seed(), size: 1 + rand.IntN(24<<20), done: make(chan struct{})}
 		files[i] = f
 		go p.stormPut(f, begun)
 	}
@@ -270,34 +277,72 @@ func (p *proc) stormPut(f *stormFile, begun chan<- struct{}) {
 	if err != nil {
 		return
 	}
+	content := seeded(f.seed, f.size)
 	// The first byte apart, so that the test knows whether the daemon had answered any write.
-	if _, err := w.Write(f.content[:1]); err != nil {
+	if _, err := w.Write(content[:1]); err != nil {
 		return
 	}
 	f.acked = true
-	if _, err := w.ReadFrom(bytes.NewReader(f.content[1:])); err != nil {
+	if _, err := w.ReadFrom(bytes.NewReader(content[1:])); err != nil {
 		return
 	}
 	f.answered = w.Close() == nil
 }
 
-// judge compares one file of a storm with what the daemon made of it.
-func (p *proc) judge(tally *stormTally, f *stormFile, whole, partial string) {
+// stormRuns are the executions that a file had.
+type stormRuns struct{ whole, partial []types.ListedExecution }
+
+// awaitRuns waits until every file that the daemon had taken a byte of has an execution, and all have ended.
+func (p *proc) awaitRuns(files []*stormFile, whole, partial string) map[string]stormRuns {
 	p.t.Helper()
-	<-f.done
-	tally.sent++
-	if f.acked { // the daemon had the file: there must be an execution, and it must end
-		p.await("an execution for "+f.name, func() bool {
-			return len(p.executions(whole, f.name))+len(p.executions(partial, f.name)) > 0
-		})
+	var runs map[string]stormRuns
+	p.await("an ended execution for every file", func() bool {
+		runs = map[string]stormRuns{}
+		ended := true
+		for _, e := range p.allExecutions(whole) {
+			key := aws.ToString(e.InitialFileLocation.S3FileLocation.Key)
+			r := runs[key]
+			runs[key] = stormRuns{append(r.whole, e), r.partial}
+			ended = ended && e.Status == types.ExecutionStatusCompleted
+		}
+		for _, e := range p.allExecutions(partial) {
+			key := aws.ToString(e.InitialFileLocation.S3FileLocation.Key)
+			r := runs[key]
+			runs[key] = stormRuns{r.whole, append(r.partial, e)}
+			ended = ended && e.Status == types.ExecutionStatusCompleted
+		}
+		for _, f := range files {
+			ended = ended && (!f.acked || len(runs[f.name].whole)+len(runs[f.name].partial) > 0)
+		}
+		return ended
+	})
+	return runs
+}
+
+func (p *proc) allExecutions(workflow string) []types.ListedExecution {
+	p.t.Helper()
+	var all []types.ListedExecution
+	pages := transfer.NewListExecutionsPaginator(p.api(), &transfer.ListExecutionsInput{WorkflowId: aws.String(workflow)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(p.t.Context())
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		all = append(all, page.Executions...)
 	}
-	w, c := p.executions(whole, f.name), p.executions(partial, f.name)
-	tally.wholeRuns += len(w)
-	tally.partialRuns += len(c)
+	return all
+}
+
+// judge compares one file of a storm with what the daemon made of it.
+func (p *proc) judge(tally *stormTally, f *stormFile, runs stormRuns, starts map[string]map[string]int) {
+	p.t.Helper()
+	tally.sent++
+	tally.wholeRuns += len(runs.whole)
+	tally.partialRuns += len(runs.partial)
 	switch {
 	case f.answered:
 		tally.answered++
-		if len(w) == 0 || len(c) > 0 {
+		if len(runs.whole) == 0 || len(runs.partial) > 0 {
 			tally.wrongTrigger++
 		}
 	case f.acked:
@@ -306,27 +351,19 @@ func (p *proc) judge(tally *stormTally, f *stormFile, whole, partial string) {
 	default:
 		tally.unsure++
 	}
-	if len(w)+len(c) > 1 {
+	all := append(runs.whole, runs.partial...)
+	if len(all) > 1 {
 		tally.doubled++
 	}
-	if f.acked && len(w)+len(c) == 0 {
+	if f.acked && len(all) == 0 {
 		tally.lost++
 	}
 	got := p.object(f.name)
-	if !bytes.HasPrefix(f.content, got) || f.answered && len(got) != len(f.content) {
+	if !bytes.HasPrefix(seeded(f.seed, f.size), got) || f.answered && len(got) != f.size {
 		tally.notPrefix++
 	}
-	for _, e := range append(w, c...) {
-		id := aws.ToString(e.ExecutionId)
-		p.await("the end of execution "+id, func() bool {
-			for _, e := range append(p.executions(whole, f.name), p.executions(partial, f.name)...) {
-				if aws.ToString(e.ExecutionId) == id {
-					return e.Status == types.ExecutionStatusCompleted
-				}
-			}
-			return false
-		})
-		marked, unmarked := p.repeats(id)
+	for _, e := range all {
+		marked, unmarked := repeats(starts[aws.ToString(e.ExecutionId)])
 		tally.marked += marked
 		tally.unmarked += unmarked
 	}

@@ -12,7 +12,7 @@ func TestAWSCLI(t *testing.T) {
 	t.Parallel()
 	path, err := exec.LookPath("aws")
 	if err != nil {
-		t.Skip("the AWS command line is not installed")
+		t.Fatal("the AWS command line is not installed; make deps installs it")
 	}
 	w := newWorld(t)
 	run := func(args ...string) (string, error) {
