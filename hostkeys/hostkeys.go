@@ -21,6 +21,13 @@ type Key struct {
 	PEM          []byte    // OpenSSH private key form, unencrypted
 	Description  string    `json:",omitempty"`
 	DateImported time.Time // oldest of a type is the active one
+	Tags         []Tag     `json:",omitempty"`
+}
+
+// Tag is a key and a value.
+type Tag struct {
+	Key   string
+	Value string
 }
 
 // NewID makes a fresh host key id, hostkey-[0-9a-f]{17}.

@@ -1,7 +1,7 @@
 package server
 
 // NotFoundError says that the catalogue has no such thing. Resource types are spelled as the API spells them: Server,
-// User, SshPublicKey, HostKey, Workflow, Execution.
+// User, Access, SshPublicKey, HostKey, SecurityPolicy, Workflow, Execution.
 type NotFoundError struct{ ResourceType, Resource string }
 
 func (e *NotFoundError) Error() string { return "Unknown " + e.ResourceType + " " + e.Resource }
@@ -15,6 +15,16 @@ func (e *ExistsError) Error() string { return e.ResourceType + " " + e.Resource 
 type InUseError struct{ ResourceType, Resource, By string }
 
 func (e *InUseError) Error() string { return e.ResourceType + " is still in use by server " + e.By }
+
+// LastKeyError says that a host key cannot go because its server has no other.
+type LastKeyError struct {
+	Server  ID
+	HostKey string
+}
+
+func (e *LastKeyError) Error() string {
+	return "Host key " + e.HostKey + " is the last one of server " + string(e.Server) + ": import another one first"
+}
 
 // Page asks for a part of a list: at most Limit items whose keys sort after After.
 type Page struct {
