@@ -46,10 +46,23 @@ type Server struct {
 
 // ProtocolDetails are the protocol settings of a server.
 type ProtocolDetails struct {
-	PassiveIp                string   `json:",omitempty"`
-	TlsSessionResumptionMode string   `json:",omitempty"`
-	SetStatOption            string   `json:",omitempty"` // DEFAULT or ENABLE_NO_OP
-	As2Transports            []string `json:",omitempty"`
+	PassiveIp                string       `json:",omitempty"` // AUTO, 0.0.0.0 or an address
+	TlsSessionResumptionMode string       `json:",omitempty"` // DISABLED, ENABLED or ENFORCED
+	SetStatOption            string       `json:",omitempty"` // DEFAULT or ENABLE_NO_OP
+	As2Transports            []string     `json:",omitempty"`
+	SftpPorts                []SftpPort   `json:",omitempty"` // none: port 22, where the server talks first
+	ProxyConfig              *ProxyConfig `json:",omitempty"`
+}
+
+// SftpPort is a port of a PUBLIC endpoint that speaks SFTP, and who sends the first bytes on it.
+type SftpPort struct {
+	SftpPort          int    // 22, or 2000 to 65535
+	CommunicationMode string `json:",omitempty"` // SERVER_TALK_FIRST (default) or CLIENT_TALK_FIRST
+}
+
+// ProxyConfig says whether connections come through a proxy that tells the client's address.
+type ProxyConfig struct {
+	SftpMode string `json:",omitempty"` // NONE (default) or PROXY_PROTOCOL_V2_ENFORCED
 }
 
 // EndpointDetails are the VPC settings of a server: kept and echoed.
