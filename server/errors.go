@@ -1,7 +1,5 @@
 package server
 
-import "strconv"
-
 // NotFoundError says that the catalogue has no such thing. Resource types are spelled as the API spells them: Server,
 // User, Access, SshPublicKey, HostKey, SecurityPolicy, Workflow, Execution.
 type NotFoundError struct{ ResourceType, Resource string }
@@ -26,16 +24,6 @@ type LastKeyError struct {
 
 func (e *LastKeyError) Error() string {
 	return "Host key " + e.HostKey + " is the last one of server " + string(e.Server) + ": import another one first"
-}
-
-// QuotaError says that there are as many as the installation allows.
-type QuotaError struct {
-	ResourceType string
-	Limit        int
-}
-
-func (e *QuotaError) Error() string {
-	return "Limit of " + strconv.Itoa(e.Limit) + " exceeded for resource type " + e.ResourceType
 }
 
 // Page asks for a part of a list: at most Limit items whose keys sort after After.
