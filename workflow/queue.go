@@ -50,3 +50,6 @@ var ErrStale = errors.New("job is not the execution's current one")
 
 // ErrPermanent, wrapped by a step's error, says that another attempt would not help.
 var ErrPermanent = errors.New("permanent")
+
+// ErrNoCallback says that an execution does not wait for a callback with that token (SendWorkflowStepState).
+var ErrNoCallback = errors.New("execution waits for no callback with this token")

@@ -29,7 +29,7 @@ const (
 	service      = "transfer"
 )
 
-// Config is what the control plane is made of. Everything is required but Registerer.
+// Config is what the control plane is made of. Everything is required unless its comment says what nil means.
 type Config struct {
 	AccessKeys []AccessKey
 	Realm      server.Realm
@@ -38,6 +38,11 @@ type Config struct {
 	Users      Users
 	Workflows  Workflows
 	Executions Executions
+	HostKeys   HostKeys
+	Accesses   Accesses
+
+	Callbacks    Callbacks    // nil: no execution waits for one
+	TestProvider TestProvider // nil: TestIdentityProvider is refused
 
 	// KnownPolicy refuses a security policy that does not exist. Its error's text is shown to the caller.
 	KnownPolicy func(name string) error
@@ -52,17 +57,19 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: the metrics are not shown
 }
 
-// AccessKey is a key that may sign requests.
-type AccessKey struct{ ID, Secret string }
-
 // API is the control plane as an http.Handler. It is safe for many requests at once.
 type API struct {
 	servers    Servers
 	users      Users
 	workflows  Workflows
 	executions Executions
+	keys       HostKeys
+	accesses   Accesses
+	callbacks  Callbacks    // may be nil
+	provider   TestProvider // may be nil
 
 	realm        server.Realm
+	limits       server.Limits
 	knownPolicy  func(string) error
 	newHostKeys  func() ([]hostkeys.Key, error)
 	parseHostKey func(string) (hostkeys.Key, error)
@@ -71,6 +78,7 @@ type API struct {
 
 	model      *model.Model
 	verifier   *sigv4.Verifier
+	callers    map[string]*caller // by access key id
 	tokens     tokenKey
 	operations map[string]operation
 	metrics    *metrics
@@ -85,6 +93,10 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
 	}
+	callers, err := newCallers(c.AccessKeys, m.Operations())
+	if err != nil {
+		return nil, fmt.Errorf("control plane: %w", err)
+	}
 	metrics, err := newMetrics(c.Registerer)
 	if err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
@@ -95,10 +107,12 @@ func New(c Config) (*API, error) {
 	}
 	a := &API{
 		servers: c.Servers, users: c.Users, workflows: c.Workflows, executions: c.Executions,
-		realm: c.Realm, knownPolicy: c.KnownPolicy, newHostKeys: c.NewHostKeys, parseHostKey: c.ParseHostKey,
+		keys: c.HostKeys, accesses: c.Accesses, callbacks: c.Callbacks, provider: c.TestProvider,
+		realm: c.Realm, limits: c.Limits, knownPolicy: c.KnownPolicy, newHostKeys: c.NewHostKeys, parseHostKey: c.ParseHostKey,
 		now: c.Now, log: c.Log,
 		model:    m,
 		verifier: &sigv4.Verifier{Secrets: secrets, Region: c.Realm.Region, Service: service, Now: c.Now},
+		callers:  callers,
 		tokens:   tokenKey(c.TokenKey),
 		metrics:  metrics,
 	}
@@ -107,16 +121,6 @@ func New(c Config) (*API, error) {
 }
 
 func (c Config) check() error {
-	if len(c.AccessKeys) == 0 {
-		return errors.New("no access key: nobody could call it")
-	}
-	seen := make(map[string]bool)
-	for _, k := range c.AccessKeys {
-		if k.ID == "" || k.Secret == "" || seen[k.ID] {
-			return fmt.Errorf("access key id %q is empty, without a secret, or there twice", k.ID)
-		}
-		seen[k.ID] = true
-	}
 	switch {
 	case c.Realm.Region == "" || c.Realm.Account == "":
 		return errors.New("no region or account")
@@ -155,13 +159,31 @@ func (a *API) table() map[string]operation {
 		"ImportSshPublicKey": answers(a.importSshPublicKey),
 		"DeleteSshPublicKey": silent(a.deleteSshPublicKey),
 
+		"ImportHostKey":   answers(a.importHostKey),
+		"DescribeHostKey": answers(a.describeHostKey),
+		"UpdateHostKey":   answers(a.updateHostKey),
+		"DeleteHostKey":   silent(a.deleteHostKey),
+		"ListHostKeys":    answers(a.listHostKeys),
+
+		"CreateAccess":   answers(a.createAccess),
+		"DescribeAccess": answers(a.describeAccess),
+		"UpdateAccess":   answers(a.updateAccess),
+		"DeleteAccess":   silent(a.deleteAccess),
+		"ListAccesses":   answers(a.listAccesses),
+
 		"CreateWorkflow":   answers(a.createWorkflow),
 		"DescribeWorkflow": answers(a.describeWorkflow),
 		"DeleteWorkflow":   silent(a.deleteWorkflow),
 		"ListWorkflows":    answers(a.listWorkflows),
 
-		"ListExecutions":    answers(a.listExecutions),
-		"DescribeExecution": answers(a.describeExecution),
+		"ListExecutions":        answers(a.listExecutions),
+		"DescribeExecution":     answers(a.describeExecution),
+		"SendWorkflowStepState": answers(a.sendWorkflowStepState),
+
+		"TestIdentityProvider": answers(a.testIdentityProvider),
+
+		"DescribeSecurityPolicy": answers(a.describeSecurityPolicy),
+		"ListSecurityPolicies":   answers(a.listSecurityPolicies),
 
 		"TagResource":         silent(a.tagResource),
 		"UntagResource":       silent(a.untagResource),
@@ -257,6 +279,9 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, c *call) ([]byte, error
 		return nil, awsjson.Errorf("UnknownOperationException", "There is no operation of that name")
 	}
 	c.operation = name
+	if err := a.callers[c.accessKey].admit(name, a.now()); err != nil {
+		return nil, err
+	}
 	run := a.operations[name]
 	if run == nil {
 		return nil, unsupported("Operation " + name)

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
+	"strings"
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api/internal/awsjson"
@@ -47,6 +49,13 @@ func page[T any](a *API, l list, q pageRequest, fetch func(server.Page) ([]T, er
 	}
 	items = items[:limit]
 	return items, a.tokens.seal(l, key(items[limit-1])), nil
+}
+
+// part is the part of a whole list that a page asks for, sorted by key.
+func part[T any](all []T, p server.Page, key func(T) string) []T {
+	rest := slices.DeleteFunc(slices.Clone(all), func(item T) bool { return key(item) <= p.After })
+	slices.SortFunc(rest, func(x, y T) int { return strings.Compare(key(x), key(y)) })
+	return rest[:min(len(rest), p.Limit)]
 }
 
 // tokenKey authenticates page tokens: they hold a key of the list, and callers must not make up their own.

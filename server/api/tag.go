@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/workflow"
 )
@@ -46,16 +47,12 @@ type listTagsAnswer struct {
 }
 
 func (a *API) listTagsForResource(ctx context.Context, in listTagsRequest) (*listTagsAnswer, error) {
+	key := func(t server.Tag) string { return t.Key }
 	fetch := func(p server.Page) ([]server.Tag, error) {
 		tags, err := a.tags(ctx, in.Arn)
-		if err != nil {
-			return nil, err
-		}
-		tags = slices.DeleteFunc(slices.Clone(tags), func(t server.Tag) bool { return t.Key <= p.After })
-		slices.SortFunc(tags, func(x, y server.Tag) int { return strings.Compare(x.Key, y.Key) })
-		return tags[:min(len(tags), p.Limit)], nil
+		return part(tags, p, key), err
 	}
-	tags, next, err := page(a, list{"ListTagsForResource", in.Arn}, in.pageRequest, fetch, func(t server.Tag) string { return t.Key })
+	tags, next, err := page(a, list{"ListTagsForResource", in.Arn}, in.pageRequest, fetch, key)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +114,9 @@ func own(key string) bool {
 
 // resource is what an ARN names.
 type resource struct {
-	kind   string // server, user or workflow
+	kind   string // server, user, host-key or workflow
 	id     string // of the server or workflow
-	member string // the user's name
+	member string // the user's name, or the host key's id
 }
 
 // resolve reads an ARN of a thing of ours that has tags.
@@ -141,8 +138,11 @@ func (a *API) resolve(arn string) (resource, error) {
 	case r.kind == "user" && len(path) == 3:
 		r.id, r.member = path[1], path[2]
 		known = a.realm.UserARN(server.ID(r.id), r.member)
+	case r.kind == "host-key" && len(path) == 3:
+		r.id, r.member = path[1], path[2]
+		known = a.realm.HostKeyARN(server.ID(r.id), r.member)
 	default:
-		return resource{}, invalid("Arn %s does not name a server, a user or a workflow: tags of anything else are not supported yet", arn)
+		return resource{}, invalid("Arn %s does not name a server, a user, a host key or a workflow: tags of anything else are not supported yet", arn)
 	}
 	if arn != known {
 		return resource{}, invalid("Arn %s is not of this service's region %s and account %s", arn, a.realm.Region, a.realm.Account)
@@ -163,6 +163,9 @@ func (a *API) tags(ctx context.Context, arn string) ([]server.Tag, error) {
 	case "user":
 		u, err := a.users.User(ctx, server.ID(r.id), r.member)
 		return u.Tags, err
+	case "host-key":
+		k, err := a.hostKey(ctx, server.ID(r.id), r.member)
+		return fromHostKeyTags(k.Tags), err
 	}
 	w, err := a.workflows.Workflow(ctx, workflow.ID(r.id))
 	return fromWorkflowTags(w.Tags), err
@@ -185,6 +188,12 @@ func (a *API) changeTags(ctx context.Context, arn string, change func([]server.T
 		return a.users.UpdateUser(ctx, server.ID(r.id), r.member, func(u *server.User) error {
 			tags, err := change(u.Tags)
 			u.Tags = tags
+			return err
+		})
+	case "host-key":
+		return a.keys.UpdateHostKey(ctx, server.ID(r.id), r.member, func(k *hostkeys.Key) error {
+			tags, err := change(fromHostKeyTags(k.Tags))
+			k.Tags = toHostKeyTags(tags)
 			return err
 		})
 	}
