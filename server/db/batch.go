@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"time"
 )
 
@@ -19,6 +20,16 @@ type op struct {
 	ctx  context.Context
 	do   func(ctx context.Context, tx Tx) error
 	done chan error // buffered: the batcher never waits for a caller
+}
+
+// panicked is a call that panicked: its work is undone, and the panic goes on where the call came from.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func (p *panicked) Error() string {
+	return fmt.Sprintf("panic in a shared transaction: %v\n%s", p.value, p.stack)
 }
 
 // batcher is a group commit. A commit costs a flush of the disk, whatever it holds, so all calls that wait at the same
@@ -43,12 +54,17 @@ func (b *batcher) close() error {
 }
 
 // run does fn in a shared transaction and returns when that is durable. A call that was taken is always brought to its
-// end, so that the caller knows what became of it; ctx counts only until then.
+// end, so that the caller knows what became of it; ctx counts only until then. fn runs on another goroutine.
 func (b *batcher) run(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
 	o := op{ctx: ctx, do: fn, done: make(chan error, 1)}
 	select {
 	case b.ops <- o:
-		return <-o.done
+		err := <-o.done
+		var p *panicked
+		if errors.As(err, &p) {
+			panic(p.Error()) // not the value alone: the stack of the batcher would be lost
+		}
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-b.quit:
@@ -123,6 +139,16 @@ func (b *batcher) transact(batch []op, errs []error) error {
 	return nil
 }
 
+// guard runs the call and makes an error of its panic.
+func (o op) guard(ctx context.Context, tx Tx) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicked{v, debug.Stack()}
+		}
+	}()
+	return o.do(ctx, tx)
+}
+
 // guarded runs one call behind a savepoint. failed is the call's own failure, undone; err is the whole transaction's.
 func guarded(t *sqliteTx, o op) (failed, err error) {
 	ctx := context.WithoutCancel(o.ctx) // a cancelled statement would take the transaction with it
@@ -130,7 +156,7 @@ func guarded(t *sqliteTx, o op) (failed, err error) {
 	if _, err := t.Exec(ctx, "SAVEPOINT call"); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)
 	}
-	if failed = o.do(ctx, t); failed != nil {
+	if failed = o.guard(ctx, t); failed != nil {
 		t.jobs = t.jobs[:jobs]
 		if _, err := t.Exec(ctx, "ROLLBACK TO SAVEPOINT call"); err != nil {
 			return failed, fmt.Errorf("roll back to savepoint: %w", err)

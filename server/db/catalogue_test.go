@@ -29,7 +29,7 @@ func TestServers(t *testing.T) {
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-2"}, nil))
 	must(t, d.CreateUser(ctx, "s-1", server.User{UserName: "ann"}))
 
-	s.UserCount = 1
+	s.UserCount, s.HostKeyFingerprint = 1, "SHA256:x"
 	if got := value[server.Server](t)(d.Server(ctx, "s-1")); !reflect.DeepEqual(got, s) {
 		t.Errorf("read back %+v, want %+v", got, s)
 	}

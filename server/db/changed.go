@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// Changed gives a channel that gets a value after any committed change of servers, users or host keys; changes that
-// nobody has taken yet are one value. The function ends the subscription.
+// Changed gives a channel that gets a value after any committed change of servers, users, accesses or host keys; changes
+// that nobody has taken yet are one value. The function ends the subscription.
 func (d *DB) Changed() (<-chan struct{}, func()) { return d.changed.subscribe() }
 
-// change is tx for the catalogue: it tells the subscribers.
+// change does fn in a shared transaction, and tells the subscribers when it is durable.
 func (d *DB) change(ctx context.Context, fn func(context.Context, Tx) error) error {
-	if err := d.tx(ctx, "catalogue", fn); err != nil {
+	if err := d.batch.run(ctx, fn); err != nil {
 		return err
 	}
 	d.changed.send()

@@ -1,4 +1,4 @@
-// Package db is all that the daemon remembers: the catalogue of servers, users, host keys and workflows, the journal of
+// Package db is all that the daemon remembers: the catalogue of servers, users, accesses, host keys and workflows, the journal of
 // uploads, the executions and their queue. It implements session.Journal, workflow.Executions and the queue that calls
 // the workflow engine.
 //
@@ -34,6 +34,8 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivermigrate"
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/transferd/transferd/server"
 )
 
 //go:embed migrations/*.sql
@@ -47,6 +49,8 @@ type Config struct {
 	Node string
 	// Drain is how long Work waits for running steps before it cancels them. Default 10 s.
 	Drain time.Duration
+	// Limits are the quotas of the catalogue; what is 0 is not limited.
+	Limits server.Limits
 	// Log is for what happens without a caller who could be told. Default slog.DiscardHandler.
 	Log *slog.Logger
 	// Now is the clock of the rows. Default time.Now.
@@ -57,10 +61,11 @@ type Config struct {
 
 // DB is an open database. Its methods may be called from many goroutines.
 type DB struct {
-	log   *slog.Logger
-	now   func() time.Time
-	node  string
-	drain time.Duration
+	log    *slog.Logger
+	now    func() time.Time
+	node   string
+	drain  time.Duration
+	limits server.Limits
 
 	write *sql.DB // one connection, shared with River: a second writer would wait up to a second for the lock
 	read  *sql.DB // query_only
@@ -81,7 +86,8 @@ type DB struct {
 // another process uses.
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
-		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), backoff: backoff,
+		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
+		backoff: backoff,
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -186,7 +192,8 @@ func (d *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ours, err := goose.NewProvider(goose.DialectSQLite3, d.write, dir, goose.WithDisableGlobalRegistry(true))
+	ours, err := goose.NewProvider(goose.DialectSQLite3, d.write, dir, goose.WithDisableGlobalRegistry(true),
+		goose.WithGoMigrations(placesMigration()))
 	if err != nil {
 		return err
 	}

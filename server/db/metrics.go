@@ -27,7 +27,7 @@ func newMetrics(r prometheus.Registerer, read *sql.DB) (*metrics, error) {
 		}, []string{"kind"}),
 		calls: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "transferd_db_batch_calls",
-			Help:    "Calls of the journal and the engine that shared one transaction.",
+			Help:    "Calls of the journal, the engine and the control plane that shared one transaction.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 9),
 		}),
 	}

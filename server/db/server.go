@@ -15,6 +15,9 @@ import (
 // CreateServer adds a server with its host keys. A workflow that it refers to must exist.
 func (d *DB) CreateServer(ctx context.Context, s server.Server, keys []hostkeys.Key) error {
 	s.UserCount = 0 // users are counted when read
+	if len(keys) > 0 {
+		s.HostKeyFingerprint = shownFingerprint(keys)
+	}
 	doc, err := encode(s)
 	if err != nil {
 		return err
@@ -31,6 +34,9 @@ func (d *DB) CreateServer(ctx context.Context, s server.Server, keys []hostkeys.
 			if err := insertHostKey(ctx, tx, s.ServerId, k); err != nil {
 				return err
 			}
+		}
+		if err := quota(ctx, tx, "Server", d.limits.Servers, `servers`); err != nil {
+			return err
 		}
 		return attach(ctx, tx, s)
 	})
@@ -59,12 +65,14 @@ func (d *DB) Servers(ctx context.Context, p server.Page) ([]server.Server, error
 }
 
 // UpdateServer changes a server in one transaction; no other change gets between. An error of change aborts it and comes
-// back as it is. change must not use the database.
+// back as it is. change must not use the database. The fingerprint follows the host keys and cannot be changed here.
 func (d *DB) UpdateServer(ctx context.Context, id server.ID, change func(*server.Server) error) error {
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
-		s, err := revise(ctx, tx, row{"servers", "id = $1", []any{id}}, noServer(id), func(s *server.Server) error {
+		s, err := revise(ctx, tx, serverRow(id), noServer(id), func(s *server.Server) error {
+			shown := s.HostKeyFingerprint
 			err := change(s)
-			s.ServerId, s.UserCount = id, 0 // users are counted when read
+			s.ServerId, s.HostKeyFingerprint = id, shown
+			s.UserCount = 0 // users are counted when read
 			return err
 		})
 		if err != nil {
@@ -74,11 +82,11 @@ func (d *DB) UpdateServer(ctx context.Context, id server.ID, change func(*server
 	})
 }
 
-// DeleteServer removes a server with its users and host keys. What it received stays in the journal, and its executions
+// DeleteServer removes a server with its users, accesses and host keys. What it received stays in the journal, and its executions
 // go on and stay readable.
 func (d *DB) DeleteServer(ctx context.Context, id server.ID) error {
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
-		for _, table := range []string{"attachments", "host_keys", "users"} {
+		for _, table := range []string{"attachments", "host_keys", "users", "accesses"} {
 			if _, err := tx.Exec(ctx, `DELETE FROM `+table+` WHERE server_id = $1`, id); err != nil {
 				return err
 			}
@@ -119,6 +127,8 @@ func attach(ctx context.Context, tx Tx, s server.Server) error {
 	}
 	return one(workflow.OnPartialUpload, s.WorkflowDetails.OnPartialUpload)
 }
+
+func serverRow(id server.ID) row { return row{"servers", "id = $1", []any{id}} }
 
 func scanServer(scan func(...any) error) (server.Server, error) {
 	var s server.Server

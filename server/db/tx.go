@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 
+	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -208,6 +209,22 @@ func revise[T any](ctx context.Context, tx Tx, r row, missing error, change func
 		err = errConflict
 	}
 	return v, err
+}
+
+// quota refuses what was just inserted if there are more than a limit allows; 0 allows all. It counts after the insert,
+// so that a thing that exists already is called that.
+func quota(ctx context.Context, q Querier, resourceType string, limit int, rows string, args ...any) error {
+	if limit <= 0 {
+		return nil
+	}
+	var n int
+	if err := q.QueryRow(ctx, `SELECT COUNT(*) FROM `+rows, args...).Scan(&n); err != nil {
+		return err
+	}
+	if n > limit {
+		return &server.QuotaError{ResourceType: resourceType, Limit: limit}
+	}
+	return nil
 }
 
 // limit is a page's LIMIT; zero or less means all.

@@ -19,9 +19,9 @@ func (d *DB) Begin(ctx context.Context, u session.Upload) error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
-		n, err := tx.Exec(ctx, `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict)
-			VALUES ($1, $2, $3, $4, 0, $5, $6, '') ON CONFLICT DO NOTHING`,
-			u.ID, u.Node, u.Server, millis(u.Began), u.Token, doc)
+		n, err := tx.Exec(ctx, `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict, place)
+			VALUES ($1, $2, $3, $4, 0, $5, $6, '', $7) ON CONFLICT DO NOTHING`,
+			u.ID, u.Node, u.Server, millis(u.Began), u.Token, doc, place(u.Location))
 		if err == nil && n == 0 {
 			err = &server.ExistsError{ResourceType: "Upload", Resource: u.ID}
 		}
@@ -152,7 +152,16 @@ func (d *DB) Uploads(ctx context.Context, p server.Page) ([]UploadRecord, error)
 
 func uploads(ctx context.Context, q Querier, where string, args ...any) ([]UploadRecord, error) {
 	var all []UploadRecord
-	err := q.Query(ctx, func(scan func(...any) error) error {
+	err := eachUpload(ctx, q, func(r UploadRecord) error {
+		all = append(all, r)
+		return nil
+	}, where, args...)
+	return all, err
+}
+
+// eachUpload reads uploads one by one. The first error of each ends it.
+func eachUpload(ctx context.Context, q Querier, each func(UploadRecord) error, where string, args ...any) error {
+	return q.Query(ctx, func(scan func(...any) error) error {
 		var r UploadRecord
 		var token, doc, verdict string
 		if err := scan(&token, &doc, &verdict); err != nil {
@@ -168,10 +177,8 @@ func uploads(ctx context.Context, q Querier, where string, args ...any) ([]Uploa
 				return err
 			}
 		}
-		all = append(all, r)
-		return nil
+		return each(r)
 	}, `SELECT token, doc, verdict FROM uploads `+where, args...)
-	return all, err
 }
 
 func requireUpload(ctx context.Context, q Querier, id string) error {

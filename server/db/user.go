@@ -18,10 +18,13 @@ func (d *DB) CreateUser(ctx context.Context, id server.ID, u server.User) error 
 		}
 		n, err := tx.Exec(ctx, `INSERT INTO users (server_id, name, rev, doc) VALUES ($1, $2, 1, $3) ON CONFLICT DO NOTHING`,
 			id, u.UserName, doc)
-		if err == nil && n == 0 {
-			err = &server.ExistsError{ResourceType: "User", Resource: u.UserName}
+		if err != nil {
+			return err
 		}
-		return err
+		if n == 0 {
+			return &server.ExistsError{ResourceType: "User", Resource: u.UserName}
+		}
+		return quota(ctx, tx, "User", d.limits.UsersPerServer, `users WHERE server_id = $1`, id)
 	})
 }
 
