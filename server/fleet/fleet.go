@@ -51,6 +51,10 @@ type Settings struct {
 type Config struct {
 	Catalogue Catalogue
 	Frontend  Frontend
+	// Supports says what a server asks for that this build cannot serve; nil if it can. It is asked before a start and
+	// again whenever the catalogue changes: an error makes the server START_FAILED, also one that is ONLINE, and whoever
+	// looks at the server can read it. Nil serves all.
+	Supports func(s server.Server) error
 	// Listen opens a server's listener; usually Addresses.Listen.
 	Listen     func(ctx context.Context, s server.Server) (net.Listener, error)
 	Log        *slog.Logger
@@ -99,6 +103,9 @@ type trouble struct {
 func New(cfg Config) *Fleet {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Supports == nil {
+		cfg.Supports = func(server.Server) error { return nil }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -211,6 +218,12 @@ func (f *Fleet) settle(ctx context.Context, s server.Server) error {
 	id, i := s.ServerId, f.running[s.ServerId]
 	switch s.State {
 	case server.Starting, server.Online:
+		if err := f.cfg.Supports(s); err != nil {
+			if i != nil {
+				f.stop(id, i) // at once: it must not serve in part what it was asked for
+			}
+			return f.giveUp(ctx, s, err)
+		}
 		if i == nil {
 			return f.start(ctx, s)
 		}
@@ -275,6 +288,11 @@ func (f *Fleet) startFailed(ctx context.Context, s server.Server, cause error) e
 	if s.State == server.Online && f.again(s.ServerId, cause) {
 		return nil
 	}
+	return f.giveUp(ctx, s, cause)
+}
+
+// giveUp makes a server START_FAILED. Whoever asks for another start gets a fresh one.
+func (f *Fleet) giveUp(ctx context.Context, s server.Server, cause error) error {
 	delete(f.trouble, s.ServerId)
 	f.cfg.Log.Error("server cannot start", "server", string(s.ServerId), "error", cause.Error())
 	return f.transition(ctx, s, server.StartFailed, func(s *server.Server) {

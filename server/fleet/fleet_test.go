@@ -28,16 +28,19 @@ var errAway = errors.New("catalogue is away")
 
 // catalogue is one in memory; every change is signalled.
 type catalogue struct {
-	mu      sync.Mutex // guards what follows
-	servers map[server.ID]server.Server
-	away    int           // so many calls fail
-	writes  int           // UpdateServer calls that changed something
-	signal  chan struct{} // the subscriber's
-	seen    chan struct{} // closed and made anew at each change: for tests that wait
+	mu       sync.Mutex // guards what follows
+	servers  map[server.ID]server.Server
+	keys     map[server.ID][]hostkeys.Key // of those that have others than "hostkey-of-…"
+	away     int                          // so many calls fail
+	readonly bool                         // UpdateServer fails
+	writes   int                          // UpdateServer calls that changed something
+	signal   chan struct{}                // the subscriber's
+	seen     chan struct{}                // closed and made anew at each change: for tests that wait
 }
 
 func newCatalogue(servers ...server.Server) *catalogue {
-	c := &catalogue{servers: map[server.ID]server.Server{}, signal: make(chan struct{}, 1), seen: make(chan struct{})}
+	c := &catalogue{servers: map[server.ID]server.Server{}, keys: map[server.ID][]hostkeys.Key{},
+		signal: make(chan struct{}, 1), seen: make(chan struct{})}
 	for _, s := range servers {
 		c.servers[s.ServerId] = s
 	}
@@ -74,6 +77,9 @@ func (c *catalogue) HostKeys(_ context.Context, id server.ID) ([]hostkeys.Key, e
 	if _, ok := c.servers[id]; !ok {
 		return nil, &server.NotFoundError{ResourceType: "Server", Resource: string(id)}
 	}
+	if keys, ok := c.keys[id]; ok {
+		return slices.Clone(keys), c.fault()
+	}
 	return []hostkeys.Key{{HostKeyId: "hostkey-of-" + string(id)}}, c.fault()
 }
 
@@ -82,6 +88,9 @@ func (c *catalogue) UpdateServer(_ context.Context, id server.ID, change func(*s
 	defer c.mu.Unlock()
 	if err := c.fault(); err != nil {
 		return err
+	}
+	if c.readonly {
+		return errAway
 	}
 	s, ok := c.servers[id]
 	if !ok {
@@ -112,6 +121,16 @@ func (c *catalogue) put(s server.Server) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.servers[s.ServerId] = s
+	c.changed()
+}
+
+func (c *catalogue) rekey(id server.ID, keys ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys[id] = nil
+	for _, k := range keys {
+		c.keys[id] = append(c.keys[id], hostkeys.Key{HostKeyId: k})
+	}
 	c.changed()
 }
 
