@@ -44,6 +44,9 @@ type Config struct {
 	Callbacks    Callbacks    // nil: no execution waits for one
 	TestProvider TestProvider // nil: TestIdentityProvider is refused
 
+	// Limits are the quotas that are this room's: KeysPerUser and MappingsPerUser. The others are the catalogue's.
+	Limits server.Limits
+
 	// KnownPolicy refuses a security policy that does not exist. Its error's text is shown to the caller.
 	KnownPolicy func(name string) error
 	// NewHostKeys makes the host keys of a server that brings none. The first one's fingerprint is the server's.

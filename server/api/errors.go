@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api/internal/awsjson"
@@ -46,6 +47,13 @@ func toWire(err error) (answer *awsjson.Error, internal bool) {
 	if e, ok := errors.AsType[*server.InUseError](err); ok {
 		return awsjson.Errorf("InvalidRequestException", "%s", e), false
 	}
+	if e, ok := errors.AsType[*server.LastKeyError](err); ok {
+		return awsjson.Errorf("InvalidRequestException", "%s", e), false
+	}
+	if e, ok := errors.AsType[*server.QuotaError](err); ok {
+		// The service's model has no exception for quotas.
+		return awsjson.Errorf("InvalidRequestException", "You have reached the service quota of %d %s", e.Limit, counted(e.ResourceType)), false
+	}
 	return &awsjson.Error{
 		Type:    "InternalServiceError",
 		Status:  http.StatusInternalServerError,
@@ -62,10 +70,31 @@ func spoken(resourceType string) string {
 		return "user"
 	case "SshPublicKey":
 		return "SSH public key"
-	case "Workflow":
-		return "workflow"
-	case "Execution":
-		return "execution"
+	case "HostKey":
+		return "host key"
+	case "SecurityPolicy":
+		return "security policy"
+	case "Access", "Workflow", "Execution":
+		return strings.ToLower(resourceType)
 	}
 	return resourceType
+}
+
+// counted names many of a type of resource, and whose.
+func counted(resourceType string) string {
+	switch resourceType {
+	case "Server":
+		return "servers"
+	case "User":
+		return "users on this server"
+	case "SshPublicKey":
+		return "SSH public keys of this user"
+	case "HomeDirectoryMapEntry":
+		return "entries in HomeDirectoryMappings of this user"
+	case "Workflow":
+		return "workflows"
+	case "Access":
+		return "accesses on this server"
+	}
+	return "resources of type " + resourceType
 }

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/netip"
-	"slices"
 
 	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
@@ -19,7 +17,7 @@ const passiveAuto = "AUTO"
 type serverSettings struct {
 	Certificate                   *string
 	ProtocolDetails               *protocolDetails
-	EndpointDetails               *server.EndpointDetails
+	EndpointDetails               *endpointDetails
 	EndpointType                  *string
 	IdentityProviderDetails       *server.IdentityProviderDetails
 	IdentityProviderType          *string
@@ -35,11 +33,23 @@ type serverSettings struct {
 	HostKey                       *string
 }
 
-// protocolDetails are the stored ones, and those that the API's reference has and this service does not do yet.
+// protocolDetails tells an empty list of ports, which is the default one, from none.
 type protocolDetails struct {
-	server.ProtocolDetails
-	SftpPorts   []struct{ SftpPort int }
-	ProxyConfig struct{ SftpMode string }
+	PassiveIp                string
+	TlsSessionResumptionMode string
+	SetStatOption            string
+	As2Transports            []string
+	SftpPorts                *[]server.SftpPort
+	ProxyConfig              *server.ProxyConfig
+}
+
+// endpointDetails tells an empty list, which clears one, from none.
+type endpointDetails struct {
+	AddressAllocationIds *[]string
+	SubnetIds            *[]string
+	VpcEndpointId        *string
+	VpcId                *string
+	SecurityGroupIds     *[]string
 }
 
 // workflowDetails tells an empty list, which detaches a workflow, from none, which leaves it attached.
@@ -66,14 +76,16 @@ type serverAnswer struct{ ServerId server.ID }
 func (a *API) createServer(ctx context.Context, in createServerRequest) (*serverAnswer, error) {
 	s := server.Server{
 		ServerId: server.NewID(), State: server.Starting,
-		Domain: "S3", EndpointType: "PUBLIC", IdentityProviderType: "SERVICE_MANAGED", Protocols: []string{"SFTP"},
-		SecurityPolicyName: server.DefaultSecurityPolicy, IpAddressType: "IPV4",
-		ProtocolDetails:  defaultProtocolDetails(),
-		S3StorageOptions: &server.S3StorageOptions{DirectoryListingOptimization: "DISABLED"},
+		Domain: domainS3, EndpointType: endpointPublic, IdentityProviderType: serviceManaged, Protocols: []string{protocolSFTP},
+		SecurityPolicyName: server.DefaultSecurityPolicy, IpAddressType: ipv4,
+		ProtocolDetails: defaultProtocolDetails(),
 	}
 	s.Arn = a.realm.ServerARN(s.ServerId)
 	set(&s.Domain, in.Domain)
-	if err := a.change(&s, in.serverSettings); err != nil {
+	if s.Domain == domainS3 {
+		s.S3StorageOptions = &server.S3StorageOptions{DirectoryListingOptimization: "DISABLED"}
+	}
+	if err := a.change(&s, nil, in.serverSettings); err != nil {
 		return nil, err
 	}
 	var err error
@@ -115,13 +127,30 @@ func (a *API) describeServer(ctx context.Context, in serverRequest) (any, error)
 	return struct{ Server server.Server }{s}, nil
 }
 
+// updateServer changes settings. A HostKey is one key more, as from ImportHostKey ("You can add multiple host keys",
+// HostKey's page): clients see it once it is the oldest of its type. It is added last, so that a request which breaks
+// a rule adds nothing; a server that has it already has what was asked for.
 func (a *API) updateServer(ctx context.Context, in updateServerRequest) (*serverAnswer, error) {
+	var key *hostkeys.Key
 	if in.HostKey != nil && *in.HostKey != "" {
-		return nil, unsupported("HostKey in UpdateServer")
+		parsed, err := a.parseHostKey(*in.HostKey)
+		if err != nil {
+			return nil, invalid("HostKey: %s", err)
+		}
+		key = &parsed
 	}
-	err := a.servers.UpdateServer(ctx, in.ServerId, func(s *server.Server) error { return a.change(s, in.serverSettings) })
+	err := a.servers.UpdateServer(ctx, in.ServerId, func(s *server.Server) error {
+		was := *s
+		return a.change(s, &was, in.serverSettings)
+	})
 	if err != nil {
 		return nil, err
+	}
+	if key != nil {
+		err := a.keys.AddHostKey(ctx, in.ServerId, *key)
+		if _, known := errors.AsType[*server.ExistsError](err); err != nil && !known {
+			return nil, err
+		}
 	}
 	return &serverAnswer{in.ServerId}, nil
 }
@@ -187,10 +216,10 @@ func (a *API) listServers(ctx context.Context, in pageRequest) (*listServersAnsw
 	return out, nil
 }
 
-// change puts settings into a server and makes sure that the result is one that this service can run.
-func (a *API) change(s *server.Server, in serverSettings) error {
-	set(&s.EndpointType, in.EndpointType)
-	set(&s.IdentityProviderType, in.IdentityProviderType)
+// change puts settings into a server and makes sure that the result is one that can be; was is the server as it was,
+// nil for a new one. It changes nothing that s and was share.
+func (a *API) change(s, was *server.Server, in serverSettings) error {
+	set(&s.Certificate, in.Certificate)
 	set(&s.LoggingRole, in.LoggingRole) // an empty one clears it (UpdateServer's page)
 	set(&s.PostAuthenticationLoginBanner, in.PostAuthenticationLoginBanner)
 	set(&s.PreAuthenticationLoginBanner, in.PreAuthenticationLoginBanner)
@@ -203,9 +232,17 @@ func (a *API) change(s *server.Server, in serverSettings) error {
 	if in.S3StorageOptions != nil && in.S3StorageOptions.DirectoryListingOptimization != "" {
 		s.S3StorageOptions = in.S3StorageOptions
 	}
+	if in.EndpointType != nil && *in.EndpointType != s.EndpointType {
+		s.EndpointType, s.EndpointDetails = *in.EndpointType, nil // what belongs to one type means nothing to another
+	}
+	if in.IdentityProviderType != nil && *in.IdentityProviderType != s.IdentityProviderType {
+		s.IdentityProviderType, s.IdentityProviderDetails = *in.IdentityProviderType, nil // the same
+	}
+	s.EndpointDetails = mergeEndpointDetails(s.EndpointDetails, in.EndpointDetails)
+	s.IdentityProviderDetails = mergeProviderDetails(s.IdentityProviderDetails, in.IdentityProviderDetails)
 	s.ProtocolDetails = mergeProtocolDetails(s.ProtocolDetails, in.ProtocolDetails)
 	s.WorkflowDetails = mergeWorkflowDetails(s.WorkflowDetails, in.WorkflowDetails)
-	return a.checkServer(*s, in)
+	return a.checkServer(proposal{Server: *s, was: was, sent: in})
 }
 
 // set puts a value where it belongs, if there is one.
@@ -215,19 +252,62 @@ func set[T any](where *T, value *T) {
 	}
 }
 
-// mergeProtocolDetails makes a new value: a member that was not sent keeps what it had.
-func mergeProtocolDetails(old *server.ProtocolDetails, in *protocolDetails) *server.ProtocolDetails {
+// mergeEndpointDetails makes a new value: a member that was not sent keeps what it had, an empty list clears it.
+func mergeEndpointDetails(old *server.EndpointDetails, in *endpointDetails) *server.EndpointDetails {
 	if in == nil {
 		return old
 	}
+	merged := orZero(old)
+	set(&merged.AddressAllocationIds, in.AddressAllocationIds)
+	set(&merged.SubnetIds, in.SubnetIds)
+	set(&merged.VpcEndpointId, in.VpcEndpointId)
+	set(&merged.VpcId, in.VpcId)
+	set(&merged.SecurityGroupIds, in.SecurityGroupIds)
+	if len(merged.AddressAllocationIds)+len(merged.SubnetIds)+len(merged.SecurityGroupIds) == 0 && merged.VpcEndpointId == "" && merged.VpcId == "" {
+		return nil
+	}
+	return &merged
+}
+
+// mergeProviderDetails makes a new value: a member that was not sent keeps what it had.
+func mergeProviderDetails(old, in *server.IdentityProviderDetails) *server.IdentityProviderDetails {
+	if in == nil {
+		return old
+	}
+	had := orZero(old)
+	merged := server.IdentityProviderDetails{
+		Url:                       cmp.Or(in.Url, had.Url),
+		InvocationRole:            cmp.Or(in.InvocationRole, had.InvocationRole),
+		DirectoryId:               cmp.Or(in.DirectoryId, had.DirectoryId),
+		Function:                  cmp.Or(in.Function, had.Function),
+		SftpAuthenticationMethods: cmp.Or(in.SftpAuthenticationMethods, had.SftpAuthenticationMethods),
+	}
+	if merged == (server.IdentityProviderDetails{}) {
+		return nil
+	}
+	return &merged
+}
+
+// mergeProtocolDetails makes a new value: a member that was not sent keeps what it had.
+func mergeProtocolDetails(old *server.ProtocolDetails, in *protocolDetails) *server.ProtocolDetails {
 	if old == nil {
 		old = defaultProtocolDetails()
 	}
-	return &server.ProtocolDetails{
-		PassiveIp:                cmp.Or(in.PassiveIp, old.PassiveIp),
+	if in == nil {
+		return old
+	}
+	merged := &server.ProtocolDetails{
+		PassiveIp:                cmp.Or(in.PassiveIp, old.PassiveIp, passiveAuto),
 		TlsSessionResumptionMode: cmp.Or(in.TlsSessionResumptionMode, old.TlsSessionResumptionMode),
 		SetStatOption:            cmp.Or(in.SetStatOption, old.SetStatOption),
+		SftpPorts:                old.SftpPorts,
+		ProxyConfig:              old.ProxyConfig,
 	}
+	set(&merged.SftpPorts, in.SftpPorts)
+	if in.ProxyConfig != nil && in.ProxyConfig.SftpMode != "" {
+		merged.ProxyConfig = in.ProxyConfig
+	}
+	return merged
 }
 
 // defaultProtocolDetails are what AWS shows even on a server that speaks SFTP alone (a bare CreateServer and its
@@ -242,105 +322,11 @@ func mergeWorkflowDetails(old *server.WorkflowDetails, in *workflowDetails) *ser
 	if in == nil {
 		return old
 	}
-	var merged server.WorkflowDetails
-	if old != nil {
-		merged = *old
-	}
+	merged := orZero(old)
 	set(&merged.OnUpload, in.OnUpload)
 	set(&merged.OnPartialUpload, in.OnPartialUpload)
 	if len(merged.OnUpload)+len(merged.OnPartialUpload) == 0 {
 		return nil
 	}
 	return &merged
-}
-
-// checkServer refuses what this service cannot do yet, by name, and what no server can be.
-func (a *API) checkServer(s server.Server, in serverSettings) error {
-	if err := checkProtocols(s.Protocols); err != nil {
-		return err
-	}
-	switch {
-	case s.Domain != "S3":
-		return unsupported("Domain " + s.Domain)
-	case s.IdentityProviderType != "SERVICE_MANAGED":
-		return unsupported("IdentityProviderType " + s.IdentityProviderType)
-	case in.IdentityProviderDetails != nil && *in.IdentityProviderDetails != server.IdentityProviderDetails{}:
-		return invalid("Must specify IdentityProviderType with IdentityProviderDetails: SERVICE_MANAGED has none")
-	case s.EndpointType != "PUBLIC":
-		return unsupported("EndpointType " + s.EndpointType)
-	case s.IpAddressType != "IPV4":
-		// The addresses of a server come from the configuration, so DUALSTACK would be a promise that nobody keeps.
-		return unsupported("IpAddressType " + s.IpAddressType)
-	case in.Certificate != nil && *in.Certificate != "":
-		return unsupported("Certificate (it serves FTPS, which)")
-	}
-	if err := checkEndpointDetails(in.EndpointDetails); err != nil {
-		return err
-	}
-	if err := checkProtocolDetails(in.ProtocolDetails); err != nil {
-		return err
-	}
-	if in.SecurityPolicyName == nil {
-		return nil
-	}
-	if err := a.knownPolicy(s.SecurityPolicyName); err != nil {
-		return invalid("SecurityPolicyName: %s", err)
-	}
-	return nil
-}
-
-func checkProtocols(protocols []string) error {
-	for i, p := range protocols {
-		if p != "SFTP" {
-			return unsupported("Protocols: " + p)
-		}
-		if slices.Contains(protocols[:i], p) {
-			return invalid("Protocols has %s twice", p)
-		}
-	}
-	return nil
-}
-
-// checkEndpointDetails refuses VPC settings on a PUBLIC endpoint, which is the only type there is yet; each belongs to
-// one type (EndpointDetails' page).
-func checkEndpointDetails(d *server.EndpointDetails) error {
-	if d == nil {
-		return nil
-	}
-	for _, m := range []struct {
-		name string
-		set  bool
-	}{
-		{"AddressAllocationIds", len(d.AddressAllocationIds) > 0},
-		{"SubnetIds", len(d.SubnetIds) > 0},
-		{"VpcEndpointId", d.VpcEndpointId != ""},
-		{"VpcId", d.VpcId != ""},
-		{"SecurityGroupIds", len(d.SecurityGroupIds) > 0},
-	} {
-		if m.set {
-			return invalid("EndpointDetails.%s is unsupported for EndpointType: PUBLIC", m.name)
-		}
-	}
-	return nil
-}
-
-// checkProtocolDetails checks what was sent. "Enter a single IPv4 address"; AUTO and 0.0.0.0 are special values
-// (ProtocolDetails' page).
-func checkProtocolDetails(d *protocolDetails) error {
-	switch {
-	case d == nil:
-		return nil
-	case len(d.As2Transports) > 0:
-		return unsupported("ProtocolDetails.As2Transports (it serves AS2, which)")
-	case len(d.SftpPorts) > 0:
-		return unsupported("ProtocolDetails.SftpPorts")
-	case d.ProxyConfig.SftpMode != "" && d.ProxyConfig.SftpMode != "NONE":
-		return unsupported("ProtocolDetails.ProxyConfig.SftpMode " + d.ProxyConfig.SftpMode)
-	case d.PassiveIp == "" || d.PassiveIp == passiveAuto:
-		return nil
-	}
-	if ip, err := netip.ParseAddr(d.PassiveIp); err != nil || !ip.Is4() {
-		return invalid("ProtocolDetails.PassiveIp must be AUTO or an IPv4 address")
-	}
-	return nil
 }

@@ -13,10 +13,7 @@ import (
 	"github.com/transferd/transferd/server"
 )
 
-const (
-	maxKeys    = 50   // of a user: AWS's quota (endpoints and quotas page)
-	minRSABits = 2048 // as for host keys
-)
+const minRSABits = 2048 // as for host keys
 
 type importSshPublicKeyRequest struct {
 	ServerId         server.ID
@@ -35,7 +32,7 @@ func (a *API) importSshPublicKey(ctx context.Context, in importSshPublicKeyReque
 	if err != nil {
 		return nil, err
 	}
-	err = a.users.UpdateUser(ctx, in.ServerId, in.UserName, func(u *server.User) error { return addKey(u, key) })
+	err = a.users.UpdateUser(ctx, in.ServerId, in.UserName, func(u *server.User) error { return a.addKey(u, key) })
 	if err != nil {
 		return nil, err
 	}
@@ -75,15 +72,15 @@ func (a *API) newSshPublicKey(body string) (server.SshPublicKey, error) {
 }
 
 // addKey gives a user one key more.
-func addKey(u *server.User, key server.SshPublicKey) error {
+func (a *API) addKey(u *server.User, key server.SshPublicKey) error {
 	blob := keyBlob(key.SshPublicKeyBody)
 	for _, k := range u.SshPublicKeys {
 		if bytes.Equal(keyBlob(k.SshPublicKeyBody), blob) {
 			return &server.ExistsError{ResourceType: "SshPublicKey", Resource: k.SshPublicKeyId}
 		}
 	}
-	if len(u.SshPublicKeys) >= maxKeys {
-		return invalid("A user cannot have more than %d SSH public keys", maxKeys)
+	if n := a.limits.KeysPerUser; n > 0 && len(u.SshPublicKeys) >= n {
+		return &server.QuotaError{ResourceType: "SshPublicKey", Limit: n}
 	}
 	u.SshPublicKeys = append(slices.Clone(u.SshPublicKeys), key)
 	return nil

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"path"
 	"slices"
 	"strings"
@@ -10,10 +11,11 @@ import (
 )
 
 const (
-	homePath    = "PATH"
-	homeLogical = "LOGICAL"
-	// maxMappings is the quota of a service-managed user; the model's 50,000 are for other providers.
-	maxMappings = 2000
+	homePath = "PATH"
+
+	domainS3       = "S3"
+	domainEFS      = "EFS"
+	serviceManaged = "SERVICE_MANAGED"
 )
 
 // userSettings are the members that CreateUser and UpdateUser share. A nil is a member that was not sent.
@@ -56,7 +58,17 @@ func (a *API) createUser(ctx context.Context, in createUserRequest) (*userAnswer
 	if err := changeUser(&u, in.userSettings); err != nil {
 		return nil, err
 	}
-	var err error
+	s, err := a.servers.Server(ctx, in.ServerId)
+	if err != nil {
+		return nil, err
+	}
+	// CreateUser's page: users are for servers "that have the IdentityProviderType set to SERVICE_MANAGED".
+	if s.IdentityProviderType != serviceManaged {
+		return nil, invalid("Users can be created only on a server whose IdentityProviderType is SERVICE_MANAGED; that of %s is %s", s.ServerId, s.IdentityProviderType)
+	}
+	if err := a.checkUser(u, s.Domain); err != nil {
+		return nil, err
+	}
 	if u.Tags, err = addTags(nil, in.Tags); err != nil {
 		return nil, err
 	}
@@ -88,7 +100,16 @@ func (a *API) describeUser(ctx context.Context, in userRequest) (any, error) {
 }
 
 func (a *API) updateUser(ctx context.Context, in updateUserRequest) (*userAnswer, error) {
-	err := a.users.UpdateUser(ctx, in.ServerId, in.UserName, func(u *server.User) error { return changeUser(u, in.userSettings) })
+	s, err := a.servers.Server(ctx, in.ServerId)
+	if err != nil {
+		return nil, err
+	}
+	err = a.users.UpdateUser(ctx, in.ServerId, in.UserName, func(u *server.User) error {
+		if err := changeUser(u, in.userSettings); err != nil {
+			return err
+		}
+		return a.checkUser(*u, s.Domain) // a server's domain never changes
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -137,14 +158,8 @@ func (a *API) listUsers(ctx context.Context, in listUsersRequest) (*listUsersAns
 	return out, nil
 }
 
-// changeUser puts settings into a user and makes sure that the result is one that can log in and go somewhere.
+// changeUser puts settings into a user and makes sure that the result is one that can go somewhere.
 func changeUser(u *server.User, in userSettings) error {
-	switch {
-	case in.Policy != nil && *in.Policy != "":
-		return unsupported("Policy")
-	case in.PosixProfile != nil:
-		return unsupported("PosixProfile (it serves Amazon EFS, which)")
-	}
 	set(&u.Role, in.Role)
 	if in.HomeDirectoryType != nil && *in.HomeDirectoryType != u.HomeDirectoryType {
 		// A home of one type means nothing in the other, and the API has no way to clear mappings: they may not be empty.
@@ -154,7 +169,42 @@ func changeUser(u *server.User, in userSettings) error {
 	if in.HomeDirectoryMappings != nil {
 		u.HomeDirectoryMappings = in.HomeDirectoryMappings
 	}
+	set(&u.Policy, in.Policy) // an empty one clears it
+	if in.PosixProfile != nil {
+		u.PosixProfile = in.PosixProfile
+	}
+	if u.Policy != "" && !isObject(u.Policy) {
+		return invalid("Policy must be a session policy as a JSON object, not the name or ARN of one")
+	}
 	return checkHome(*u)
+}
+
+// checkUser: the rules of a user that depend on where its server keeps files, and the installation's limits.
+func (a *API) checkUser(u server.User, domain string) error {
+	if n := a.limits.MappingsPerUser; n > 0 && len(u.HomeDirectoryMappings) > n {
+		return &server.QuotaError{ResourceType: "HomeDirectoryMapEntry", Limit: n}
+	}
+	return checkDomain(domain, u.Policy, u.PosixProfile)
+}
+
+// checkDomain: an EFS knows callers by their POSIX identity and nothing else ("Amazon EFS does not use session
+// policies", Policy's page), so what would not be applied is refused. On S3 a POSIX identity means nothing: it is kept.
+func checkDomain(domain, policy string, posix *server.PosixProfile) error {
+	switch {
+	case domain != domainEFS:
+		return nil
+	case posix == nil:
+		return invalid("PosixProfile must be set if the server's Domain is EFS")
+	case policy != "":
+		return invalid("Policy can be set only if the server's Domain is S3: Amazon EFS does not use session policies")
+	}
+	return nil
+}
+
+// isObject says whether a text is one JSON object.
+func isObject(text string) bool {
+	var members map[string]json.RawMessage
+	return json.Unmarshal([]byte(text), &members) == nil && members != nil
 }
 
 // checkHome: the rules of logical directories, user guide, "Using logical directories".
@@ -168,11 +218,8 @@ func checkHome(u server.User) error {
 		}
 		return nil
 	}
-	switch n := len(u.HomeDirectoryMappings); {
-	case n == 0:
+	if len(u.HomeDirectoryMappings) == 0 {
 		return invalid("HomeDirectoryMappings must be set if HomeDirectoryType is LOGICAL")
-	case n > maxMappings:
-		return invalid("HomeDirectoryMappings cannot have more than %d entries", maxMappings)
 	}
 	for _, m := range u.HomeDirectoryMappings {
 		if err := checkMapping(m); err != nil {

@@ -13,10 +13,11 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// MaxBody is the largest request body that is read.
-const MaxBody = 1 << 20
+// MaxBody is the largest request body that is read: room for the 2.1 MB of HomeDirectoryMappings that AWS takes.
+const MaxBody = 4 << 20
 
 // ContentType is the media type of requests and answers.
 const ContentType = "application/x-amz-json-1.1"
@@ -29,6 +30,9 @@ type Error struct {
 	Message      string
 	Resource     string // of ResourceNotFoundException and ResourceExistsException
 	ResourceType string // of the same
+
+	// RetryAfter is when a caller that was refused for its haste may come again. It is told in whole seconds, rounded up.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string { return e.Type + ": " + e.Message }
@@ -92,12 +96,19 @@ func WriteOutput(w http.ResponseWriter, body []byte) error { return write(w, htt
 // WriteError answers an error. The exception's name stands in the body for botocore, which looks nowhere else, and in
 // the header for the SDKs that look there first.
 func WriteError(w http.ResponseWriter, e *Error) error {
+	after := ""
+	if e.RetryAfter > 0 {
+		after = strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10)
+		w.Header().Set("Retry-After", after)
+	}
 	body, err := json.Marshal(struct {
 		Type         string `json:"__type"`
 		Message      string
 		Resource     string `json:",omitempty"`
 		ResourceType string `json:",omitempty"`
-	}{e.Type, e.Message, e.Resource, e.ResourceType})
+		// A string in the model, ThrottlingException.
+		RetryAfterSeconds string `json:",omitempty"`
+	}{e.Type, e.Message, e.Resource, e.ResourceType, after})
 	if err != nil {
 		return fmt.Errorf("encode the error: %w", err)
 	}
