@@ -21,6 +21,9 @@ type Workflow struct {
 	OnExceptionSteps []StepSpec `json:",omitempty"`
 	WorkflowId       ID
 	Tags             []Tag `json:",omitempty"`
+
+	// StructuredLogDestinations are kept and shown: the log goes where the daemon's goes.
+	StructuredLogDestinations []string `json:",omitempty"`
 }
 
 // Tag is a key and a value.

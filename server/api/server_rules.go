@@ -21,6 +21,8 @@ const (
 
 	// maxAddresses is how many Elastic IP addresses an endpoint takes (EndpointType's page).
 	maxAddresses = 3
+
+	badLogGroup = "StructuredLogDestinations must be ARNs of log groups that end with :*"
 )
 
 // proposal is a server as a request would make it, beside what it was.
@@ -208,7 +210,7 @@ func detailRules() []serverRule {
 			}
 			return repeats(numbers)
 		}},
-		{"StructuredLogDestinations must be ARNs of log groups that end with :*", func(p proposal) bool {
+		{badLogGroup, func(p proposal) bool {
 			return slices.ContainsFunc(p.StructuredLogDestinations, func(arn string) bool { return !logGroup(arn) })
 		}},
 	}

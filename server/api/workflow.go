@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/workflow"
@@ -18,8 +19,8 @@ type createWorkflowRequest struct {
 type workflowAnswer struct{ WorkflowId workflow.ID }
 
 func (a *API) createWorkflow(ctx context.Context, in createWorkflowRequest) (*workflowAnswer, error) {
-	if len(in.StructuredLogDestinations) > 0 {
-		return nil, unsupported("StructuredLogDestinations of a workflow")
+	if slices.ContainsFunc(in.StructuredLogDestinations, func(arn string) bool { return !logGroup(arn) }) {
+		return nil, invalid(badLogGroup)
 	}
 	tags, err := addTags(nil, in.Tags)
 	if err != nil {
@@ -28,6 +29,7 @@ func (a *API) createWorkflow(ctx context.Context, in createWorkflowRequest) (*wo
 	w := workflow.Workflow{
 		WorkflowId: workflow.NewID(), Description: in.Description,
 		Steps: in.Steps, OnExceptionSteps: in.OnExceptionSteps, Tags: toWorkflowTags(tags),
+		StructuredLogDestinations: in.StructuredLogDestinations,
 	}
 	w.Arn = a.realm.WorkflowARN(string(w.WorkflowId))
 	if err := w.Validate(); err != nil {

@@ -1,7 +1,7 @@
 // Package model is the service's API as data: its operations and shapes, and the check of a request against them.
 //
 // transfer-model.json is the published model. newer.json holds the members that the API's reference documents and the
-// published model lacks, so that they can be refused by name instead of being ignored.
+// published model lacks, so that they are checked, kept and echoed like all others.
 //
 // It knows JSON and constraints, and nothing of HTTP, signatures or what an operation does.
 package model
