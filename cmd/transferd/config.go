@@ -2,22 +2,28 @@ package main
 
 import (
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api"
 )
 
-// Config is everything that can be set about a daemon. `transferd dev` fills it from its flags.
+// Config is everything that can be set about a daemon. `transferd dev` fills it from its flags, `transferd serve` from
+// its file (type configFile, whose comments are the manual).
 type Config struct {
 	// Data is the folder of the daemon's state: the database, and in dev mode the S3 store, keys and dev.env.
 	Data string
 	// Realm is the region and account that ARNs carry and that signatures must name.
 	Realm server.Realm
-	// Keys are the access keys that the control API accepts: id → secret.
-	Keys map[string]string
-	// API, SFTP and Metrics are the addresses to listen on, host:port; port 0 is any free one. SFTP is where a server
-	// that asks for no address of its own gets a port.
-	API, SFTP, Metrics string
+	// Keys are the access keys that the control API accepts.
+	Keys []api.AccessKey
+	// API and Metrics are the addresses to listen on, host:port; port 0 is any free one.
+	API, Metrics string
+	// Certificate is what the control API shows to its clients; without one it speaks plain HTTP.
+	Certificate KeyPair
+	// SFTP is what the front doors of all servers share.
+	SFTP SFTPConfig
 	// S3 is the object store.
 	S3 S3Config
 	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
@@ -26,18 +32,41 @@ type Config struct {
 	Workers int
 	// Drain is how long a stopping server or daemon waits for sessions before it cuts them.
 	Drain time.Duration
-	// Keepalive is how often a silent SFTP client is asked whether it lives; after three unanswered questions it does not.
-	Keepalive time.Duration
-	// Log is where the JSON log goes.
-	Log io.Writer
+	// Retention is how long ended uploads and executions stay readable; 0 is for ever.
+	Retention time.Duration
+	// Limits are the quotas of the control API.
+	Limits server.Limits
+	// Log is where the JSON log goes, from Level on.
+	Log   io.Writer
+	Level slog.Level
+}
+
+// KeyPair names the files of a certificate, its chain included, and of its key. They are read again when they change.
+type KeyPair struct{ Certificate, Key string }
+
+// SFTPConfig is what the SFTP front doors of all servers share. A server that asks for no address of its own listens on
+// Host and a port from First to Last; both 0 is any free one.
+type SFTPConfig struct {
+	Host        string
+	First, Last int
+	// Keepalive is how often a silent client is asked whether it lives; after KeepaliveMax unanswered questions it does not.
+	Keepalive    time.Duration
+	KeepaliveMax int
+	// Idle ends a connection without any SFTP request; 0 is AWS's half an hour.
+	Idle time.Duration
+	// MaxSessions bounds the connections of one server; 0 is AWS's 10,000.
+	MaxSessions int
 }
 
 // S3Config is an S3 endpoint and the credentials to use there.
 type S3Config struct {
-	Endpoint  string // URL
-	Region    string
-	AccessKey string
-	SecretKey string
+	Endpoint     string // URL; "" is AWS's own for the region
+	Region       string
+	AccessKey    string
+	SecretKey    string
+	SessionToken string
+	// PathStyle puts the bucket into the path instead of the host name.
+	PathStyle bool
 	// RetryBudget is how long one request is tried again before the store counts as unavailable.
 	RetryBudget time.Duration
 	// Unsigned leaves request bodies out of the signature on plain http, which saves hashing them; only sensible on

@@ -11,12 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/transferd/transferd/server/api"
 	"github.com/transferd/transferd/server/db"
 	"github.com/transferd/transferd/server/fleet"
 	"github.com/transferd/transferd/server/session"
@@ -60,12 +63,14 @@ func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 	tuneMemory(cfg.Buffers)
 	d := &daemon{
 		cfg: cfg, seams: seams,
-		log:      slog.New(slog.NewJSONHandler(cfg.Log, nil)),
+		log:      slog.New(slog.NewJSONHandler(cfg.Log, &slog.HandlerOptions{Level: cfg.Level})),
 		registry: prometheus.NewRegistry(),
 	}
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
-	d.db, err = db.Open(ctx, db.Config{Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Log: d.log, Now: time.Now, Registerer: d.registry})
+	d.db, err = db.Open(ctx, db.Config{
+		Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Log: d.log, Now: time.Now, Registerer: d.registry,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +86,10 @@ func (d *daemon) assemble(ctx context.Context) (err error) {
 		return err
 	}
 	if d.apiListener, err = net.Listen("tcp", d.cfg.API); err != nil {
-		return fmt.Errorf("control API (-api): %w", err)
+		return fmt.Errorf("control API: %w", err)
 	}
 	if d.metricsListener, err = net.Listen("tcp", d.cfg.Metrics); err != nil {
-		return fmt.Errorf("metrics (-metrics): %w", err)
+		return fmt.Errorf("metrics: %w", err)
 	}
 	return nil
 }
@@ -112,6 +117,7 @@ func (d *daemon) run(ctx context.Context) error {
 	var front, engine, web sync.WaitGroup
 	front.Go(func() { failed(d.fleet.Run(fail)) })
 	front.Go(func() { failed(d.recovery.Run(fail)) })
+	front.Go(func() { d.forget(fail) })
 	engine.Go(func() { failed(d.db.Work(steps, d.work, d.cfg.Workers)) })
 	web.Go(func() { failed(serveHTTP(d.apiServer, d.apiListener)) })
 	web.Go(func() { failed(serveHTTP(d.metricsServer, d.metricsListener)) })
@@ -141,10 +147,39 @@ func (d *daemon) work(ctx context.Context, j workflow.Job, advance workflow.Adva
 }
 
 func serveHTTP(s *http.Server, l net.Listener) error {
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	serve := s.Serve
+	if s.TLSConfig != nil {
+		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+	}
+	if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
+}
+
+// forget takes what ended too long ago out of the database, at the start and then every day.
+func (d *daemon) forget(ctx context.Context) {
+	if d.cfg.Retention == 0 {
+		return
+	}
+	day := time.NewTicker(24 * time.Hour)
+	defer day.Stop()
+	for {
+		uploads, executions, err := d.db.Prune(ctx, time.Now().Add(-d.cfg.Retention))
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			d.log.Error("old uploads and executions cannot be forgotten: trying again tomorrow", "error", err.Error())
+		default:
+			d.log.Info("forgot old uploads and executions", "uploads", uploads, "executions", executions, "retention", d.cfg.Retention.String())
+		}
+		select {
+		case <-day.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // shutdownHTTP lets requests under way finish, for a moment.
@@ -199,15 +234,22 @@ func (d *daemon) ready() error {
 	}
 }
 
-func (d *daemon) apiURL() string     { return "http://" + d.apiListener.Addr().String() }
+func (d *daemon) apiURL() string {
+	if d.apiServer.TLSConfig != nil {
+		return "https://" + d.apiListener.Addr().String()
+	}
+	return "http://" + d.apiListener.Addr().String()
+}
+
 func (d *daemon) metricsURL() string { return "http://" + d.metricsListener.Addr().String() }
 
 // pageKey authenticates pagination tokens. It follows from the access keys, so a token outlives a restart.
 func pageKey(cfg Config) []byte {
 	h := sha256.New()
 	h.Write([]byte("transferd pagination"))
-	for _, id := range sortedKeys(cfg.Keys) {
-		h.Write([]byte(id + "\x00" + cfg.Keys[id] + "\x00"))
+	keys := slices.SortedFunc(slices.Values(cfg.Keys), func(a, b api.AccessKey) int { return strings.Compare(a.ID, b.ID) })
+	for _, k := range keys {
+		h.Write([]byte(k.ID + "\x00" + k.Secret + "\x00"))
 	}
 	return h.Sum(nil)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,13 +12,14 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api"
 )
 
 // devFlags are what can be said to `transferd dev`.
 type devFlags struct {
 	data, api, sftp, s3, metrics string
-	logTo, readyFile             string
-	readyFD                      int
+	logTo                        string
+	ready                        readiness
 	buffers                      int64
 	workers                      int
 	drain, keepalive, retry      time.Duration
@@ -44,8 +46,7 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.s3, "s3", "127.0.0.1:7070", "S3 store `host:port`; port 0 is any free one")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:9470", "`host:port` of /metrics, /healthz and /readyz; port 0 is any free one")
 	fs.StringVar(&f.logTo, "log", "", "`file` for the JSON log, - for standard error (default DATA/transferd.log)")
-	fs.StringVar(&f.readyFile, "ready-file", "", "`file` to write when everything listens")
-	fs.IntVar(&f.readyFD, "ready-fd", 0, "file `descriptor` to write \"ready\" to when everything listens")
+	f.ready.flags(fs)
 	fs.Int64Var(&f.buffers, "buffers", 1<<30, "`bytes` of memory that all uploads together may use for parts on their way to S3")
 	fs.IntVar(&f.workers, "workers", 16, "workflow `steps` that run at a time")
 	fs.DurationVar(&f.drain, "drain", 10*time.Second, "how long a stop waits for sessions before it cuts them")
@@ -87,25 +88,8 @@ func (f devFlags) run(ctx context.Context, p process) (err error) {
 	if err := errors.Join(d.assemble(ctx), d.askAddress(ctx, state.ServerID, f.sftp)); err != nil {
 		return errors.Join(err, d.close())
 	}
-	return f.serve(ctx, p, d, state)
+	return d.runWith(ctx, func(ctx context.Context) error { return f.attend(ctx, p, d, state) })
 }
-
-// serve runs the daemon, and in front of it what makes it useful at once.
-func (f devFlags) serve(ctx context.Context, p process, d *daemon, state *devState) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	served := make(chan error, 1)
-	go func() { served <- d.run(ctx); cancel(errServeEnded) }()
-	err := f.attend(ctx, p, d, state)
-	cancel(nil)
-	if serveErr := <-served; serveErr != nil {
-		return serveErr
-	}
-	return err
-}
-
-// errServeEnded is why the work in front of a daemon stops when the daemon does.
-var errServeEnded = errors.New("the daemon ended")
 
 // attend sets the server up, says that it is ready, shows the demo, and waits for the end.
 func (f devFlags) attend(ctx context.Context, p process, d *daemon, state *devState) error {
@@ -120,7 +104,7 @@ func (f devFlags) attend(ctx context.Context, p process, d *daemon, state *devSt
 		return err
 	}
 	dev.printCommands(p.stdout, f.data)
-	if err := f.sayReady(p.stdout); err != nil {
+	if err := f.ready.say(p.stdout); err != nil {
 		return err
 	}
 	if f.demo {
@@ -141,62 +125,31 @@ func (f devFlags) attend(ctx context.Context, p process, d *daemon, state *devSt
 	return nil
 }
 
-// ignoreEnd drops an error that only says that we were asked to end.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
 func (f devFlags) config(state *devState, log io.Writer) Config {
+	host, _ := splitPort(f.sftp)
 	return Config{
 		Data:    f.data,
 		Realm:   server.Realm{Region: devRegion, Account: devAccount},
-		Keys:    map[string]string{state.AccessKey: state.SecretKey},
+		Keys:    []api.AccessKey{{ID: state.AccessKey, Secret: state.SecretKey}},
 		API:     f.api,
-		SFTP:    f.sftp,
 		Metrics: f.metrics,
+		SFTP:    SFTPConfig{Host: host, Keepalive: f.keepalive, KeepaliveMax: devKeepaliveMax},
 		S3: S3Config{
 			Region: devRegion, AccessKey: state.AccessKey, SecretKey: state.SecretKey,
 			// The store is our own child on the loopback interface: nobody can alter what passes there.
-			RetryBudget: f.retry, Unsigned: true,
+			PathStyle: true, RetryBudget: f.retry, Unsigned: true,
 		},
-		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Keepalive: f.keepalive, Log: log,
+		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Retention: devRetention, Log: log,
 	}
 }
 
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
+const (
+	devKeepaliveMax = 3 // questions that a client may leave unanswered
+	devRetention    = 30 * 24 * time.Hour
+)
 
 func (f devFlags) openLog(p process) (io.WriteCloser, error) {
-	switch f.logTo {
-	case "-":
-		return nopCloser{p.stderr}, nil
-	case "":
-		f.logTo = filepath.Join(f.data, "transferd.log")
-	}
-	return os.OpenFile(f.logTo, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-}
-
-// sayReady tells whoever waits: a line on stdout always, a file or a descriptor if asked.
-func (f devFlags) sayReady(stdout io.Writer) error {
-	fmt.Fprintln(stdout, "ready")
-	if f.readyFile != "" {
-		if err := os.WriteFile(f.readyFile, []byte("ready\n"), 0o600); err != nil {
-			return err
-		}
-	}
-	if f.readyFD == 0 {
-		return nil
-	}
-	fd := os.NewFile(uintptr(f.readyFD), "ready-fd")
-	if fd == nil {
-		return fmt.Errorf("-ready-fd %d is no open descriptor", f.readyFD)
-	}
-	_, err := fd.WriteString("ready\n")
-	return errors.Join(err, fd.Close())
+	return openLog(p, cmp.Or(f.logTo, filepath.Join(f.data, "transferd.log")))
 }
 
 // splitPort splits an address that has been listened on.

@@ -9,23 +9,24 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // metricsHandler serves what operators and orchestrators ask for: /metrics, /healthz (the process answers) and /readyz
-// (everything listens; 503 and the reason before that and while it stops).
-func metricsHandler(reg *prometheus.Registry, ready func() error) http.Handler {
+// (everything listens; 503 and the reason before that and while it stops); and to this machine alone what the views show.
+func (d *daemon) metricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{Registry: d.registry}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+		if err := d.ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ready")
 	})
+	mux.HandleFunc("GET /debug/sessions", localOnly(d.debugSessions))
+	mux.HandleFunc("GET /debug/uploads", localOnly(d.debugUploads))
 	return mux
 }
 

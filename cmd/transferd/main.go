@@ -33,6 +33,7 @@ type process struct {
 func commands() []command {
 	return []command{
 		{"dev", "the whole product on one machine, nothing to install or configure", runDev},
+		{"serve", "the daemon, as a configuration file describes it", runServe},
 		{"healthcheck", "ask a running transferd whether it is ready (exit status 0 or 1)", runHealthcheck},
 		{"version", "print the version", runVersion},
 		{gatewayCommand, "", runGateway},

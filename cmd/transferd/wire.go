@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -34,7 +33,7 @@ func (d *daemon) openStore() (*s3.Store, error) {
 	}
 	return s3.New(s3.Config{
 		Endpoint: d.cfg.S3.Endpoint, Region: d.cfg.S3.Region, AccessKey: d.cfg.S3.AccessKey, SecretKey: d.cfg.S3.SecretKey,
-		PathStyle: true, UnsignedPayload: d.cfg.S3.Unsigned, RetryBudget: d.cfg.S3.RetryBudget, AttemptTimeout: min(30*time.Second, d.cfg.S3.RetryBudget),
+		SessionToken: d.cfg.S3.SessionToken, PathStyle: d.cfg.S3.PathStyle, UnsignedPayload: d.cfg.S3.Unsigned, RetryBudget: d.cfg.S3.RetryBudget, AttemptTimeout: min(30*time.Second, d.cfg.S3.RetryBudget),
 		Budget: budget, Wrap: d.seams.transport, Logger: d.log, Registerer: d.registry,
 	})
 }
@@ -92,31 +91,23 @@ func (f sftpFrontend) Serve(ctx context.Context, ln net.Listener, current func()
 }
 
 func (d *daemon) wireFleet(stores storage.Stores) error {
-	host, _, err := net.SplitHostPort(d.cfg.SFTP)
-	if err != nil {
-		return fmt.Errorf("SFTP address (-sftp): %w", err)
-	}
 	door := sftpd.New(sftpd.Config{
 		Provider: managed.New(d.db), Sessions: d.sessions, Stores: stores, Log: d.log, Metrics: d.registry, Now: time.Now,
-		KeepaliveInterval: d.cfg.Keepalive, KeepaliveMax: keepaliveMax, DrainTimeout: d.cfg.Drain,
+		KeepaliveInterval: d.cfg.SFTP.Keepalive, KeepaliveMax: d.cfg.SFTP.KeepaliveMax, IdleTimeout: d.cfg.SFTP.Idle,
+		MaxSessions: d.cfg.SFTP.MaxSessions, DrainTimeout: d.cfg.Drain,
 	})
+	addresses := fleet.Addresses{Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last}
 	d.fleet = fleet.New(fleet.Config{
-		Catalogue: d.db, Listen: fleet.Addresses{Host: host}.Listen, Frontend: sftpFrontend{door}, Log: d.log,
+		Catalogue: d.db, Listen: addresses.Listen, Frontend: sftpFrontend{door}, Log: d.log,
 		Registerer: d.registry, Now: time.Now,
 	})
 	return nil
 }
 
-// keepaliveMax is how many questions a client may leave unanswered.
-const keepaliveMax = 3
-
 func (d *daemon) wireHTTP() error {
-	var keys []api.AccessKey
-	for _, id := range sortedKeys(d.cfg.Keys) {
-		keys = append(keys, api.AccessKey{ID: id, Secret: d.cfg.Keys[id]})
-	}
 	control, err := api.New(api.Config{
-		AccessKeys: keys, Realm: d.cfg.Realm, Servers: d.db, Users: d.db, Workflows: d.db, Executions: d.db,
+		AccessKeys: d.cfg.Keys, Realm: d.cfg.Realm, Limits: d.cfg.Limits,
+		Servers: d.db, Users: d.db, Workflows: d.db, Executions: d.db, HostKeys: d.db, Accesses: d.db,
 		KnownPolicy: knownPolicy,
 		NewHostKeys: func() ([]hostkeys.Key, error) { return hostkeys.Generate(time.Now()) },
 		ParseHostKey: func(pem string) (hostkeys.Key, error) {
@@ -128,7 +119,14 @@ func (d *daemon) wireHTTP() error {
 		return err
 	}
 	d.apiServer = &http.Server{Handler: control, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
-	d.metricsServer = &http.Server{Handler: metricsHandler(d.registry, d.ready), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	if d.cfg.Certificate != (KeyPair{}) {
+		certificate, err := newCertificate(d.cfg.Certificate, d.log)
+		if err != nil {
+			return fmt.Errorf("TLS of the control API: %w", err)
+		}
+		d.apiServer.TLSConfig = certificate.tlsConfig()
+	}
+	d.metricsServer = &http.Server{Handler: d.metricsHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	return nil
 }
 
@@ -244,5 +242,3 @@ func (d *daemon) verdictOf(ctx context.Context, at storage.Location) (*session.V
 	}
 	return nil, nil
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,384 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/transferd/transferd/cmd/transferd/internal/yamlstrict"
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api"
+)
+
+// configFile is the configuration file of `transferd serve`. The comments of its fields are the manual: docs/configuration.md
+// is made of them.
+type configFile struct {
+	// The folder of all state that is not in the object store: the database with servers, users, host keys and open
+	// uploads. Made if it is missing, readable for the daemon's user alone. One daemon at a time.
+	Data string `yaml:"data"`
+	// The region that ARNs carry and that signatures of requests must name.
+	Region string `yaml:"region"`
+	// The account that ARNs carry: 12 digits.
+	Account string `yaml:"account"`
+	// The control API.
+	API apiFile `yaml:"api"`
+	// What monitoring asks.
+	Metrics metricsFile `yaml:"metrics"`
+	// What the SFTP front doors of all servers share.
+	SFTP sftpFile `yaml:"sftp"`
+	// The object store that servers with the domain S3 serve.
+	S3 s3File `yaml:"s3"`
+	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
+	Buffers byteCount `yaml:"buffers"`
+	// How many workflow steps run at a time.
+	Workers int `yaml:"workers"`
+	// How long a stopping server or daemon lets open uploads go on before it cuts them; they are partial uploads then.
+	Drain time.Duration `yaml:"drain"`
+	// How long ended uploads and executions stay readable. 0: for ever.
+	Retention time.Duration `yaml:"retention"`
+	// Quotas of the control API. Each is off while it is 0; what AWS has stands in parentheses.
+	Limits limitsFile `yaml:"limits"`
+	// The log: one JSON object a line, with the field names of AWS's structured log.
+	Log logFile `yaml:"log"`
+}
+
+type apiFile struct {
+	// Where the control API listens, host:port. Port 0 is any free one.
+	Listen string `yaml:"listen"`
+	// TLS. Without it the API speaks plain HTTP: requests are signed then, but everybody on the way can read them.
+	TLS tlsFile `yaml:"tls"`
+	// Who may call. At least one key, here or in TRANSFERD_ACCESS_KEYS, or the daemon does not start.
+	AccessKeys []accessKeyFile `yaml:"access_keys"`
+}
+
+type tlsFile struct {
+	// File with the certificate and its chain, PEM. Read again when it changes, so a renewed one needs no restart.
+	Certificate string `yaml:"certificate"`
+	// File with the certificate's private key, PEM. Read again when it changes.
+	Key string `yaml:"key"`
+}
+
+type accessKeyFile struct {
+	// The access key id that requests name.
+	ID string `yaml:"id"`
+	// The secret that signs them. Better not here but in the environment: TRANSFERD_ACCESS_KEYS=ID:SECRET.
+	Secret string `yaml:"secret"`
+	// The operations that the key may call: names, or patterns with * and ? such as Describe*. None: all.
+	Operations []string `yaml:"operations"`
+	// Let the key call Describe* and List* alone.
+	ReadOnly bool `yaml:"read_only"`
+	// How often the key may call, on average; what comes faster is answered with ThrottlingException. 0: no limit.
+	RequestsPerSecond float64 `yaml:"requests_per_second"`
+	// How many calls it may make at once after a rest. 0: as many as a second allows.
+	Burst int `yaml:"burst"`
+}
+
+type metricsFile struct {
+	// Where /metrics, /healthz and /readyz listen, host:port. /debug/sessions and /debug/uploads, which
+	// `transferd sessions` and `transferd uploads` show, answer to callers on the loopback interface alone.
+	Listen string `yaml:"listen"`
+}
+
+type sftpFile struct {
+	// The address that servers listen on which ask for none (tag transferd:sftp-address). "" is every interface.
+	Host string `yaml:"host"`
+	// The ports that servers get, FIRST-LAST, one each; 0 is any free one. A server keeps its port over restarts.
+	Ports portRange `yaml:"ports"`
+	// How often a silent client is asked whether it lives.
+	Keepalive time.Duration `yaml:"keepalive"`
+	// How many such questions may stay unanswered before the client counts as gone.
+	KeepaliveMax int `yaml:"keepalive_max"`
+	// How long a connection may go without an SFTP request.
+	Idle time.Duration `yaml:"idle"`
+	// How many connections a server takes at a time.
+	MaxSessions int `yaml:"max_sessions"`
+}
+
+type s3File struct {
+	// The store's URL. Empty is AWS's own for the region.
+	Endpoint string `yaml:"endpoint"`
+	// The store's region. Empty is the daemon's.
+	Region string `yaml:"region"`
+	// Put the bucket into the path instead of the host name, as stores without wildcard DNS need.
+	PathStyle bool `yaml:"path_style"`
+	// The access key id to use there, or TRANSFERD_S3_ACCESS_KEY.
+	AccessKey string `yaml:"access_key"`
+	// Its secret. Better not here but in the environment: TRANSFERD_S3_SECRET_KEY.
+	SecretKey string `yaml:"secret_key"`
+	// The token of temporary credentials, if they are; or TRANSFERD_S3_SESSION_TOKEN.
+	SessionToken string `yaml:"session_token"`
+	// How long a request is tried again before the store counts as unavailable.
+	Retry time.Duration `yaml:"retry"`
+	// Leave the bodies of requests out of the signature on plain http, which saves hashing them; only on a network that
+	// nobody else can touch.
+	UnsignedPayload bool `yaml:"unsigned_payload"`
+}
+
+type limitsFile struct {
+	// Servers (AWS: 50).
+	Servers int `yaml:"servers"`
+	// Users of a server (AWS: 10000).
+	UsersPerServer int `yaml:"users_per_server"`
+	// SSH public keys of a user (AWS: 50).
+	KeysPerUser int `yaml:"keys_per_user"`
+	// Entries of a user's HomeDirectoryMappings (AWS: 2000).
+	MappingsPerUser int `yaml:"mappings_per_user"`
+	// Workflows (AWS: 10).
+	Workflows int `yaml:"workflows"`
+	// Accesses, that is groups of a directory, of a server (AWS: 100).
+	AccessesPerServer int `yaml:"accesses_per_server"`
+}
+
+type logFile struct {
+	// Where the log goes: a file to append to, or - for standard error.
+	File string `yaml:"file"`
+	// What it begins with: debug, info, warn or error.
+	Level logLevel `yaml:"level"`
+}
+
+// The variables that hold secrets. What they say wins over the file.
+const (
+	envAccessKeys     = "TRANSFERD_ACCESS_KEYS" // ID:SECRET, several with spaces or commas between them
+	envS3AccessKey    = "TRANSFERD_S3_ACCESS_KEY"
+	envS3SecretKey    = "TRANSFERD_S3_SECRET_KEY"
+	envS3SessionToken = "TRANSFERD_S3_SESSION_TOKEN"
+)
+
+// defaultFile is what a file that says nothing says.
+func defaultFile() configFile {
+	return configFile{
+		Data: "/var/lib/transferd", Region: "us-east-1", Account: "000000000000",
+		API:     apiFile{Listen: "127.0.0.1:8470"},
+		Metrics: metricsFile{Listen: "127.0.0.1:9470"},
+		SFTP:    sftpFile{Ports: portRange{2200, 2299}, Keepalive: 60 * time.Second, KeepaliveMax: 5, Idle: 30 * time.Minute, MaxSessions: 10_000},
+		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
+		Buffers: 1 << 30, Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
+		Log: logFile{File: "-"},
+	}
+}
+
+// byteCount is a number of bytes, written with a unit.
+type byteCount int64
+
+func (s *byteCount) UnmarshalYAML(n *yaml.Node) error {
+	m := regexp.MustCompile(`^([0-9]{1,9})(|KiB|MiB|GiB)$`).FindStringSubmatch(n.Value)
+	if n.Kind != yaml.ScalarNode || m == nil {
+		return errors.New("must be a number of bytes such as 512MiB or 2GiB")
+	}
+	count, err := strconv.ParseInt(m[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	*s = byteCount(count << map[string]int{"": 0, "KiB": 10, "MiB": 20, "GiB": 30}[m[2]])
+	return nil
+}
+
+func (s byteCount) String() string {
+	for shift, unit := range map[int]string{30: "GiB", 20: "MiB", 10: "KiB"} {
+		if n := int64(s) >> shift; n > 0 && n < 1024 && n<<shift == int64(s) {
+			return strconv.FormatInt(n, 10) + unit
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// portRange is FIRST-LAST, or one port.
+type portRange struct{ First, Last int }
+
+func (r *portRange) UnmarshalYAML(n *yaml.Node) error {
+	first, last, several := strings.Cut(n.Value, "-")
+	if !several {
+		last = first
+	}
+	var err1, err2 error
+	r.First, err1 = strconv.Atoi(strings.TrimSpace(first))
+	r.Last, err2 = strconv.Atoi(strings.TrimSpace(last))
+	if n.Kind != yaml.ScalarNode || err1 != nil || err2 != nil || r.First < 0 || r.Last < r.First || r.Last > 65535 || r.First == 0 && r.Last != 0 {
+		return errors.New("must be ports such as 2200-2299, or one port")
+	}
+	return nil
+}
+
+func (r portRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(r.First)
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// logLevel is one of slog's levels.
+type logLevel slog.Level
+
+func (l *logLevel) UnmarshalYAML(n *yaml.Node) error {
+	var level slog.Level
+	if !regexp.MustCompile(`^(debug|info|warn|error)$`).MatchString(n.Value) || level.UnmarshalText([]byte(n.Value)) != nil {
+		return errors.New("must be debug, info, warn or error")
+	}
+	*l = logLevel(level)
+	return nil
+}
+
+func (l logLevel) String() string { return strings.ToLower(slog.Level(l).String()) }
+
+// loadFile reads and judges a configuration file and the secrets in the environment. All errors come at once.
+func loadFile(name string, getenv func(string) string) (configFile, error) {
+	f := defaultFile()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return f, err
+	}
+	node, err := yamlstrict.Parse(b)
+	if err != nil {
+		return f, fmt.Errorf("%s: %w", name, err)
+	}
+	lines, err := yamlstrict.Decode(node, &f)
+	if err == nil {
+		err = errors.Join(f.addSecrets(getenv), f.judge(lines))
+	}
+	if err != nil {
+		return f, fmt.Errorf("%s:\n%w", name, err)
+	}
+	return f, nil
+}
+
+// addSecrets puts what the environment holds over what the file holds.
+func (f *configFile) addSecrets(getenv func(string) string) error {
+	f.S3.AccessKey = cmp.Or(getenv(envS3AccessKey), f.S3.AccessKey)
+	f.S3.SecretKey = cmp.Or(getenv(envS3SecretKey), f.S3.SecretKey)
+	f.S3.SessionToken = cmp.Or(getenv(envS3SessionToken), f.S3.SessionToken)
+	separator := func(r rune) bool { return r == ' ' || r == ',' || r == '\n' }
+	for i, pair := range strings.FieldsFunc(getenv(envAccessKeys), separator) {
+		id, secret, ok := strings.Cut(pair, ":")
+		if !ok || id == "" || secret == "" {
+			return fmt.Errorf("%s: entry %d is not ID:SECRET", envAccessKeys, i+1)
+		}
+		f.setSecret(id, secret)
+	}
+	return nil
+}
+
+// setSecret completes a key of the file, or adds one that may do everything.
+func (f *configFile) setSecret(id, secret string) {
+	for i := range f.API.AccessKeys {
+		if f.API.AccessKeys[i].ID == id {
+			f.API.AccessKeys[i].Secret = secret
+			return
+		}
+	}
+	f.API.AccessKeys = append(f.API.AccessKeys, accessKeyFile{ID: id, Secret: secret})
+}
+
+// judge says what cannot be true, with the lines where it stands.
+func (f *configFile) judge(at yamlstrict.Lines) error {
+	var errs []error
+	require := func(ok bool, key, reason string) {
+		if !ok {
+			errs = append(errs, at.At(key, reason))
+		}
+	}
+	require(f.Data != "", "data", "must name a folder")
+	require(regexp.MustCompile(`^[a-z0-9-]{1,32}$`).MatchString(f.Region), "region", "must be a name such as us-east-1")
+	require(regexp.MustCompile(`^[0-9]{12}$`).MatchString(f.Account), "account", "must have 12 digits")
+	require(hostPort(f.API.Listen), "api.listen", "must be host:port")
+	require(hostPort(f.Metrics.Listen), "metrics.listen", "must be host:port")
+	require((f.API.TLS.Certificate == "") == (f.API.TLS.Key == ""), "api.tls", "needs both certificate and key")
+	require(f.SFTP.Host == "" || net.ParseIP(f.SFTP.Host) != nil || hostName(f.SFTP.Host), "sftp.host", "must be an address or a name, without a port")
+	require(f.SFTP.Keepalive > 0, "sftp.keepalive", "must be more than 0")
+	require(f.SFTP.KeepaliveMax > 0, "sftp.keepalive_max", "must be at least 1")
+	require(f.SFTP.Idle > 0, "sftp.idle", "must be more than 0")
+	require(f.SFTP.MaxSessions > 0, "sftp.max_sessions", "must be at least 1")
+	require(f.S3.Endpoint == "" || webURL(f.S3.Endpoint), "s3.endpoint", "must be a URL such as https://s3.example.com")
+	require(f.S3.AccessKey != "", "s3.access_key", "is missing; set it or "+envS3AccessKey)
+	require(f.S3.SecretKey != "", "s3.secret_key", "is missing; set it or "+envS3SecretKey)
+	require(f.S3.Retry > 0, "s3.retry", "must be more than 0")
+	require(f.Buffers >= 64<<20, "buffers", "must be at least 64MiB")
+	require(f.Workers > 0, "workers", "must be at least 1")
+	require(f.Drain >= 0, "drain", "must not be negative")
+	require(f.Retention >= 0, "retention", "must not be negative")
+	for key, n := range map[string]int{
+		"servers": f.Limits.Servers, "users_per_server": f.Limits.UsersPerServer, "keys_per_user": f.Limits.KeysPerUser,
+		"mappings_per_user": f.Limits.MappingsPerUser, "workflows": f.Limits.Workflows, "accesses_per_server": f.Limits.AccessesPerServer,
+	} {
+		require(n >= 0, "limits."+key, "must not be negative")
+	}
+	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at))...)
+}
+
+func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
+	if len(f.API.AccessKeys) == 0 {
+		return at.At("api.access_keys", "is empty: without an access key nobody could call the control API; add one or set "+envAccessKeys+"=ID:SECRET")
+	}
+	var errs []error
+	seen := map[string]bool{}
+	for i, k := range f.API.AccessKeys {
+		key := fmt.Sprintf("api.access_keys[%d]", i)
+		switch {
+		case k.ID == "":
+			errs = append(errs, at.At(key, "needs an id"))
+		case k.Secret == "":
+			errs = append(errs, at.At(key, "needs a secret: "+envAccessKeys+"="+k.ID+":SECRET in the environment, or the key secret here"))
+		case seen[k.ID]:
+			errs = append(errs, at.At(key+".id", "stands here a second time"))
+		}
+		seen[k.ID] = true
+	}
+	return errors.Join(errs...)
+}
+
+func (f *configFile) judgeTLS(at yamlstrict.Lines) error {
+	if f.API.TLS.Certificate == "" || f.API.TLS.Key == "" {
+		return nil
+	}
+	if _, err := newCertificate(f.keyPair(), nil); err != nil {
+		return at.At("api.tls", err.Error())
+	}
+	return nil
+}
+
+func (f *configFile) keyPair() KeyPair { return KeyPair(f.API.TLS) }
+
+// config is the file as the daemon wants it, all but the log's writer.
+func (f *configFile) config() Config {
+	keys := make([]api.AccessKey, len(f.API.AccessKeys))
+	for i, k := range f.API.AccessKeys {
+		keys[i] = api.AccessKey(k)
+	}
+	return Config{
+		Data: f.Data, Realm: server.Realm{Region: f.Region, Account: f.Account}, Keys: keys,
+		API: f.API.Listen, Metrics: f.Metrics.Listen, Certificate: f.keyPair(),
+		SFTP: SFTPConfig{
+			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
+			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions,
+		},
+		S3: S3Config{
+			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,
+			SessionToken: f.S3.SessionToken, PathStyle: f.S3.PathStyle, RetryBudget: f.S3.Retry, Unsigned: f.S3.UnsignedPayload,
+		},
+		Buffers: int64(f.Buffers), Workers: f.Workers, Drain: f.Drain,
+		Retention: f.Retention, Limits: server.Limits(f.Limits), Level: slog.Level(f.Log.Level),
+	}
+}
+
+func hostPort(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	n, bad := strconv.Atoi(port)
+	return err == nil && bad == nil && n >= 0 && n <= 65535
+}
+
+func hostName(s string) bool { return regexp.MustCompile(`^[A-Za-z0-9.-]+$`).MatchString(s) }
+
+func webURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
