@@ -124,7 +124,7 @@ func TestParseRefusals(t *testing.T) {
 		"empty":       {nil, hostkeys.ErrNotAKey},
 		"garbage":     {[]byte("not a key"), hostkeys.ErrNotAKey},
 		"cut":         {keys[0].PEM[:len(keys[0].PEM)/2], hostkeys.ErrNotAKey},
-		"public part": {ssh.MarshalAuthorizedKey(signer.PublicKey()), hostkeys.ErrNotAKey},
+		"public part": {ssh.MarshalAuthorizedKey(signer.PublicKey()), hostkeys.ErrPublicKey},
 		"odd size": {pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
 			Bytes: x509.MarshalPKCS1PrivateKey(odd)}), hostkeys.ErrKeySize},
 	} {
