@@ -14,6 +14,14 @@ import (
 // ErrDenied is the answer to a wrong user, key or password. It never says which.
 var ErrDenied = errors.New("access denied")
 
+// DeniedError is an ErrDenied with its reason, for whoever runs the server: it stands in the log and nowhere else.
+type DeniedError struct{ Reason string }
+
+func (e *DeniedError) Error() string { return ErrDenied.Error() + ": " + e.Reason }
+
+// Unwrap makes it an ErrDenied to whoever does not ask for the reason.
+func (e *DeniedError) Unwrap() error { return ErrDenied }
+
 // Provider says who somebody is and where they may go.
 type Provider interface {
 	// Authenticate answers an attempt with what the user gets, or ErrDenied; any other error means that the provider
