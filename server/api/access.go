@@ -37,7 +37,7 @@ func (a *API) createAccess(ctx context.Context, in accessSettingsRequest) (*acce
 			providerDirectory, s.ServerId, s.IdentityProviderType)
 	}
 	x := server.Access{ExternalId: in.ExternalId, HomeDirectoryType: homePath}
-	if err := changeAccess(&x, in.userSettings); err != nil {
+	if err := changeAccess(&x, in.userSettings, s.Domain); err != nil {
 		return nil, err
 	}
 	if err := a.accesses.CreateAccess(ctx, in.ServerId, x); err != nil {
@@ -58,8 +58,12 @@ func (a *API) describeAccess(ctx context.Context, in accessRequest) (any, error)
 }
 
 func (a *API) updateAccess(ctx context.Context, in accessSettingsRequest) (*accessAnswer, error) {
-	err := a.accesses.UpdateAccess(ctx, in.ServerId, in.ExternalId, func(x *server.Access) error {
-		return changeAccess(x, in.userSettings)
+	s, err := a.servers.Server(ctx, in.ServerId)
+	if err != nil {
+		return nil, err
+	}
+	err = a.accesses.UpdateAccess(ctx, in.ServerId, in.ExternalId, func(x *server.Access) error {
+		return changeAccess(x, in.userSettings, s.Domain) // a server's domain never changes
 	})
 	if err != nil {
 		return nil, err
@@ -106,13 +110,17 @@ func (a *API) listAccesses(ctx context.Context, in listAccessesRequest) (*listAc
 	return out, nil
 }
 
-// changeAccess puts settings into an access by the rules of users.
-func changeAccess(x *server.Access, in userSettings) error {
+// changeAccess puts settings into an access by the rules of users, but for the limit of a user's mappings: AWS has it for
+// service-managed users alone (endpoints and quotas page).
+func changeAccess(x *server.Access, in userSettings, domain string) error {
 	u := server.User{
 		HomeDirectory: x.HomeDirectory, HomeDirectoryMappings: x.HomeDirectoryMappings, HomeDirectoryType: x.HomeDirectoryType,
 		Policy: x.Policy, PosixProfile: x.PosixProfile, Role: x.Role,
 	}
 	if err := changeUser(&u, in); err != nil {
+		return err
+	}
+	if err := checkDomain(domain, u.Policy, u.PosixProfile); err != nil {
 		return err
 	}
 	x.HomeDirectory, x.HomeDirectoryMappings, x.HomeDirectoryType = u.HomeDirectory, u.HomeDirectoryMappings, u.HomeDirectoryType

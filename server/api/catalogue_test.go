@@ -21,6 +21,7 @@ type catalogue struct {
 	servers    map[server.ID][]byte
 	keys       map[server.ID][]hostkeys.Key
 	users      map[server.ID]map[string][]byte
+	accesses   map[server.ID]map[string][]byte
 	workflows  map[workflow.ID][]byte
 	executions map[workflow.ExecutionID]workflow.Execution
 }
@@ -28,6 +29,7 @@ type catalogue struct {
 func newCatalogue() *catalogue {
 	return &catalogue{
 		servers: map[server.ID][]byte{}, keys: map[server.ID][]hostkeys.Key{}, users: map[server.ID]map[string][]byte{},
+		accesses:  map[server.ID]map[string][]byte{},
 		workflows: map[workflow.ID][]byte{}, executions: map[workflow.ExecutionID]workflow.Execution{},
 	}
 }
@@ -127,7 +129,8 @@ func (c *catalogue) CreateServer(_ context.Context, s server.Server, keys []host
 	if err := c.checkAttached(s); err != nil {
 		return err
 	}
-	c.servers[s.ServerId], c.keys[s.ServerId], c.users[s.ServerId] = encode(s), keys, map[string][]byte{}
+	c.servers[s.ServerId], c.keys[s.ServerId] = encode(s), keys
+	c.users[s.ServerId], c.accesses[s.ServerId] = map[string][]byte{}, map[string][]byte{}
 	return nil
 }
 
@@ -175,6 +178,8 @@ func (c *catalogue) DeleteServer(_ context.Context, id server.ID) error {
 	}
 	delete(c.servers, id)
 	delete(c.users, id)
+	delete(c.accesses, id)
+	delete(c.keys, id)
 	return nil
 }
 

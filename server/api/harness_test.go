@@ -52,24 +52,29 @@ func config(c *catalogue) api.Config {
 	return api.Config{
 		AccessKeys: []api.AccessKey{{ID: "AKIDOTHER", Secret: "other"}, {ID: keyID, Secret: secret}},
 		Realm:      server.Realm{Region: region, Account: account},
-		Servers:    c, Users: c, Workflows: c, Executions: c,
+		Servers:    c, Users: c, Workflows: c, Executions: c, HostKeys: c, Accesses: c,
 		KnownPolicy: func(name string) error {
 			if _, ok := server.LookupPolicy(name); !ok {
 				return errors.New("there is no such policy")
 			}
 			return nil
 		},
-		NewHostKeys: func() ([]hostkeys.Key, error) { return []hostkeys.Key{{Fingerprint: "SHA256:new="}}, nil },
+		NewHostKeys: func() ([]hostkeys.Key, error) { return []hostkeys.Key{hostKey("SHA256:new=")}, nil },
 		ParseHostKey: func(pem string) (hostkeys.Key, error) {
-			if pem != "good" {
-				return hostkeys.Key{}, errors.New("not a private key")
+			if pem == "good" {
+				return hostKey("SHA256:brought="), nil
 			}
-			return hostkeys.Key{Fingerprint: "SHA256:brought="}, nil
+			return hostkeys.Parse([]byte(pem), "", time.Now())
 		},
 		TokenKey: bytes.Repeat([]byte{7}, 32),
 		Now:      time.Now,
 		Log:      slog.New(slog.DiscardHandler),
 	}
+}
+
+// hostKey is a host key that nobody signs with.
+func hostKey(fingerprint string) hostkeys.Key {
+	return hostkeys.Key{HostKeyId: hostkeys.NewID(), Type: "ssh-ed25519", Fingerprint: fingerprint, DateImported: time.Now()}
 }
 
 func newWorld(t testing.TB, adjust ...func(*api.Config)) *world {

@@ -43,7 +43,8 @@ func TestTagsOfEveryResource(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.newUser(t, id, "anna")
-	for _, resource := range []string{"server/" + id, "user/" + id + "/anna", "workflow/" + flow} {
+	key := w.hostKeys(t, id)[0]
+	for _, resource := range []string{"server/" + id, "user/" + id + "/anna", "host-key/" + id + "/" + *key.HostKeyId, "workflow/" + flow} {
 		arn := "arn:aws:transfer:eu-central-1:123456789012:" + resource
 		if got := w.tagsOf(t, arn); len(got) != 0 {
 			t.Errorf("%s begins with %s", resource, pretty(got))
@@ -66,6 +67,9 @@ func TestTagsOfEveryResource(t *testing.T) {
 	}
 	if s := w.describe(t, id); len(s.Tags) != 1 {
 		t.Errorf("DescribeServer shows %s", pretty(s.Tags))
+	}
+	if k := w.hostKey(t, id, *key.HostKeyId); len(k.Tags) != 1 {
+		t.Errorf("DescribeHostKey shows %s", pretty(k.Tags))
 	}
 }
 
@@ -113,12 +117,14 @@ func TestTagsOfNothing(t *testing.T) {
 	id := w.newServer(t)
 	const ours = "arn:aws:transfer:eu-central-1:123456789012:"
 	for arn, exception := range map[string]string{
-		ours + "server/s-0123456789abcdef0":                    "ResourceNotFoundException",
-		ours + "user/" + id + "/nobody":                        "ResourceNotFoundException",
-		ours + "workflow/w-0123456789abcdef0":                  "ResourceNotFoundException",
-		ours + "host-key/" + id + "/hostkey-0123456789abcdef0": "InvalidRequestException",
-		ours + "server":                 "InvalidRequestException",
-		ours + "server/" + id + "/more": "InvalidRequestException",
+		ours + "server/s-0123456789abcdef0":                          "ResourceNotFoundException",
+		ours + "user/" + id + "/nobody":                              "ResourceNotFoundException",
+		ours + "workflow/w-0123456789abcdef0":                        "ResourceNotFoundException",
+		ours + "host-key/" + id + "/hostkey-0123456789abcdef0":       "ResourceNotFoundException",
+		ours + "access/" + id + "/S-1-5":                             "InvalidRequestException",
+		ours + "host-key/" + id:                                      "InvalidRequestException",
+		ours + "server":                                              "InvalidRequestException",
+		ours + "server/" + id + "/more":                              "InvalidRequestException",
 		"arn:aws:transfer:us-east-1:123456789012:server/" + id:       "InvalidRequestException",
 		"arn:aws:transfer:eu-central-1:999999999999:server/" + id:    "InvalidRequestException",
 		"arn:aws:s3:eu-central-1:123456789012:server/" + id:          "InvalidRequestException",

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
 )
 
@@ -205,8 +206,8 @@ func TestEveryOperationIsDoneOrRefused(t *testing.T) {
 			}
 		}
 	}
-	if done != 23 {
-		t.Errorf("%d operations are done, want 23", done)
+	if done != 37 {
+		t.Errorf("%d operations are done, want 37", done)
 	}
 }
 
@@ -217,6 +218,8 @@ func requiredBut(required []string, absent string) map[string]any {
 		"SshPublicKeyId": "key-0123456789abcdef0", "WorkflowId": "w-0123456789abcdefg", "Steps": []any{},
 		"ExecutionId": "01234567-89ab-cdef-0123-456789abcdef", "Arn": "arn:aws:transfer:eu-central-1:123456789012:server/s-0123456789abcdef0",
 		"Tags": []any{map[string]string{"Key": "a", "Value": "b"}}, "TagKeys": []string{"a"},
+		"HostKeyId": "hostkey-0123456789abcdef0", "HostKeyBody": "good", "Description": "a key", "ExternalId": "S-1-5-32-544",
+		"Token": "token", "Status": "SUCCESS", "SecurityPolicyName": server.DefaultSecurityPolicy,
 	}
 	out := map[string]any{}
 	for _, r := range required {
