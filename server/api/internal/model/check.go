@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -68,6 +69,10 @@ func parse(body []byte) (map[string]any, error) {
 	if !utf8.Valid(body) {
 		return nil, &SyntaxError{Text: "The request body is not valid UTF-8"}
 	}
+	if at := halfCharacter(body); at >= 0 {
+		// The decoder would put another character in its place, and the caller would read that back.
+		return nil, &SyntaxError{Text: "The request body is not valid JSON: half of a surrogate pair at byte " + strconv.Itoa(at)}
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	var v any
@@ -84,6 +89,37 @@ func parse(body []byte) (map[string]any, error) {
 	return object, nil
 }
 
+// halfCharacter finds an escape \uD800 to \uDFFF that is not one of a pair (RFC 8259, section 7), or returns -1.
+func halfCharacter(body []byte) int {
+	for i := 0; i < len(body)-1; i++ {
+		if body[i] != '\\' {
+			continue
+		}
+		r := escaped(body[i:])
+		switch {
+		case !utf16.IsSurrogate(r):
+			i++ // also past a second backslash, which begins no escape
+		case utf16.DecodeRune(r, escaped(body[min(i+6, len(body)):])) == utf8.RuneError:
+			return i
+		default:
+			i += 11
+		}
+	}
+	return -1
+}
+
+// escaped reads an escape of four hexadecimal digits, or returns 0.
+func escaped(b []byte) rune {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+	if err != nil {
+		return 0
+	}
+	return rune(n)
+}
+
 // describeSyntax says where the JSON ends to make sense, without the decoder's own prefixes.
 func describeSyntax(err error) string {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -97,13 +133,13 @@ func describeSyntax(err error) string {
 
 // checker collects what is wrong with one document.
 type checker struct {
-	shapes     map[string]*shape
+	shapes     map[string]*Shape
 	types      []string // wrong JSON types
 	violations []string // constraints not satisfied
 }
 
 // structure checks an object and returns its known members. quiet means that no value below may be repeated.
-func (c *checker) structure(s *shape, object map[string]any, path string, quiet bool) map[string]any {
+func (c *checker) structure(s *Shape, object map[string]any, path string, quiet bool) map[string]any {
 	clean := make(map[string]any, len(s.names))
 	for _, name := range s.names {
 		where := join(path, name)
@@ -120,7 +156,7 @@ func (c *checker) structure(s *shape, object map[string]any, path string, quiet 
 }
 
 // value checks anything that is not null and returns what may be used of it.
-func (c *checker) value(s *shape, value any, path string, quiet bool) any {
+func (c *checker) value(s *Shape, value any, path string, quiet bool) any {
 	quiet = quiet || s.Sensitive
 	switch s.Type {
 	case "structure":
@@ -150,7 +186,7 @@ func (c *checker) value(s *shape, value any, path string, quiet bool) any {
 
 // list checks a list. Constraints on elements that are scalars are reported for the list as a whole, as the service
 // does; elements that are structures have paths of their own, counted from 1.
-func (c *checker) list(s *shape, list []any, path string, quiet bool) []any {
+func (c *checker) list(s *Shape, list []any, path string, quiet bool) []any {
 	element := c.shapes[s.Member]
 	quiet = quiet || element.Sensitive
 	for _, constraint := range s.lengths(int64(len(list))) {
@@ -194,7 +230,7 @@ func (c *checker) wrongType(path, want string, value any) {
 }
 
 // wantScalar is empty if the value has the JSON type that the shape asks for, else it says which one that is.
-func wantScalar(s *shape, value any) string {
+func wantScalar(s *Shape, value any) string {
 	switch s.Type {
 	case "string", "blob":
 		if _, ok := value.(string); !ok {
@@ -221,7 +257,7 @@ func wantScalar(s *shape, value any) string {
 }
 
 // unsatisfied are the constraints of the shape that a scalar of the right type does not satisfy.
-func (s *shape) unsatisfied(value any) []string {
+func (s *Shape) unsatisfied(value any) []string {
 	var failed []string
 	switch v := value.(type) {
 	case string:
@@ -245,9 +281,9 @@ func (s *shape) unsatisfied(value any) []string {
 }
 
 // lengths are the constraints that a length does not satisfy.
-func (s *shape) lengths(n int64) []string { return s.between(n, "Member must have length") }
+func (s *Shape) lengths(n int64) []string { return s.between(n, "Member must have length") }
 
-func (s *shape) between(n int64, text string) []string {
+func (s *Shape) between(n int64, text string) []string {
 	var failed []string
 	if s.Max != nil && n > *s.Max {
 		failed = append(failed, fmt.Sprintf("%s less than or equal to %d", text, *s.Max))

@@ -24,7 +24,7 @@ var newer []byte
 // Model is the API. It does not change after Load and may be used by many goroutines.
 type Model struct {
 	operations map[string]Operation
-	shapes     map[string]*shape
+	shapes     map[string]*Shape
 }
 
 // Operation names the shapes of an operation's input and output; Output is empty if it answers nothing.
@@ -34,8 +34,8 @@ type Operation struct {
 	Errors []string `json:"errors"`
 }
 
-// shape is one type of the model.
-type shape struct {
+// Shape is one type of the model.
+type Shape struct {
 	Type      string            `json:"type"`
 	Members   map[string]string `json:"members"`  // of a structure: member name to shape name
 	Required  []string          `json:"required"` // of a structure
@@ -53,7 +53,7 @@ type shape struct {
 // document is the form of both files.
 type document struct {
 	Operations map[string]Operation `json:"operations"`
-	Shapes     map[string]*shape    `json:"shapes"`
+	Shapes     map[string]*Shape    `json:"shapes"`
 }
 
 // Load reads the model.
@@ -82,7 +82,7 @@ func Load() (*Model, error) {
 }
 
 // prepare compiles the pattern and makes sure that everything the shape refers to is there.
-func (s *shape) prepare(shapes map[string]*shape) error {
+func (s *Shape) prepare(shapes map[string]*Shape) error {
 	s.names = slices.Sorted(maps.Keys(s.Members))
 	for _, name := range s.names {
 		if shapes[s.Members[name]] == nil {
@@ -111,6 +111,14 @@ func (m *Model) Operation(name string) (Operation, bool) {
 
 // Operations are the names of all operations, sorted.
 func (m *Model) Operations() []string { return slices.Sorted(maps.Keys(m.operations)) }
+
+// Shape finds a type by its name. What it refers to belongs to the model and is not to be changed.
+func (m *Model) Shape(name string) (Shape, bool) {
+	if s := m.shapes[name]; s != nil {
+		return *s, true
+	}
+	return Shape{}, false
+}
 
 // Required are the members that a structure must have.
 func (m *Model) Required(shape string) []string {

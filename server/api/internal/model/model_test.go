@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func load(t testing.TB) *Model {
@@ -155,6 +156,9 @@ func TestCheckRefusesWhatIsNoRequest(t *testing.T) {
 		`null`:                             "must be a JSON object, not null",
 		`"x"`:                              "must be a JSON object, not a string",
 		"{\"ServerId\":\"\xff\"}":          "not valid UTF-8",
+		`{"NextToken":"\\\ud83d"}`:         "half of a surrogate pair at byte 16",
+		`{"NextToken":"\ud83dx"}`:          "half of a surrogate pair at byte 14",
+		`{"NextToken":"\udca9\ud83d"}`:     "half of a surrogate pair at byte 14",
 		`{"ServerId":1}`:                   "'serverId' must be a string, not a number",
 		`{"MaxResults":"1"}`:               "'maxResults' must be a whole number, not a string",
 		`{"MaxResults":1.5}`:               "'maxResults' must be a whole number, not a number",
@@ -199,13 +203,14 @@ func TestViolationsAreCapped(t *testing.T) {
 // and never a panic.
 func FuzzCheck(f *testing.F) {
 	m := load(f)
-	shapes := []string{"CreateServerRequest", "UpdateServerRequest", "CreateUserRequest", "CreateWorkflowRequest", "ListUsersRequest", "TagResourceRequest"}
+	shapes := []string{"CreateServerRequest", "UpdateServerRequest", "CreateUserRequest", "CreateWorkflowRequest", "ListUsersRequest", "TagResourceRequest",
+		"CreateAccessRequest", "ImportHostKeyRequest", "TestIdentityProviderRequest"}
 	for i, seed := range []string{
 		`{"Protocols":["SFTP"],"Tags":[{"Key":"a","Value":"b"}],"WorkflowDetails":{"OnUpload":[]}}`,
 		`{"ServerId":"s-0123456789abcdef0","LoggingRole":""}`,
 		`{"ServerId":"s-0123456789abcdef0","UserName":"anna","Role":"arn:aws:iam::123456789012:role/x","PosixProfile":{"Uid":1,"Gid":4294967295}}`,
 		`{"Steps":[{"Type":"TAG","TagStepDetails":{"Tags":[{"Key":"a","Value":"ü"}]}}]}`,
-		`{"MaxResults":1e3}`, `{"Tags":[null]}`, `[`, "\xff",
+		`{"MaxResults":1e3}`, `{"Tags":[null]}`, `[`, "\xff", `{"NextToken":"\ud83d\udca9 \\ud83d"}`, `{"NextToken":"\ud83d"}`,
 	} {
 		f.Add(uint8(i), []byte(seed))
 	}
@@ -221,7 +226,7 @@ func FuzzCheck(f *testing.F) {
 			return
 		}
 		again, err := m.Check(shape, clean)
-		if err != nil || string(again) != string(clean) || !json.Valid(clean) {
+		if err != nil || string(again) != string(clean) || !json.Valid(clean) || !utf8.Valid(clean) {
 			t.Fatalf("%q checks to %q, which checks to %q, %v", body, clean, again, err)
 		}
 	})
