@@ -122,39 +122,95 @@ func TestServerKeepsWhatItWasGiven(t *testing.T) {
 	}
 }
 
-// What this service cannot do yet, and what no server can be, is refused by name, on a new server and on one that is
-// there, and nothing is left behind.
+// server makes a server from the members of a request.
+func (w *world) server(t testing.TB, members string) string {
+	t.Helper()
+	a := w.call(t, "CreateServer", "{"+members+"}")
+	if a.Status != 200 {
+		t.Fatalf("%s: %s", members, a.Body)
+	}
+	return decode[struct{ ServerId string }]([]byte(a.Body)).ServerId
+}
+
+// Members that go together.
+const (
+	gateway   = `"IdentityProviderType":"API_GATEWAY","IdentityProviderDetails":{"Url":"https://x.example/prod"}`
+	lambda    = `"IdentityProviderType":"AWS_LAMBDA","IdentityProviderDetails":{"Function":"arn:aws:lambda:eu-central-1:123456789012:function:f"}`
+	directory = `"IdentityProviderType":"AWS_DIRECTORY_SERVICE","IdentityProviderDetails":{"DirectoryId":"d-0123456789"}`
+	acm       = `"Certificate":"arn:aws:acm:eu-central-1:123456789012:certificate/c"`
+	vpc       = `"EndpointType":"VPC"`
+)
+
+// Everything that a server can be.
+func TestServersThatCanBe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, members := range []string{
+		``,
+		`"Domain":"EFS"`,
+		gateway, lambda, directory,
+		`"Protocols":["FTP"],` + vpc + `,` + gateway,
+		`"Protocols":["FTPS"],` + vpc + `,` + lambda + `,` + acm,
+		`"Protocols":["FTPS","SFTP","FTP"],` + vpc + `,` + directory + `,` + acm,
+		vpc + `,"EndpointDetails":{"VpcId":"vpc-1","SubnetIds":["subnet-1","subnet-2"],"SecurityGroupIds":["sg-01234567"]}`,
+		`"EndpointType":"VPC_ENDPOINT","EndpointDetails":{"VpcEndpointId":"vpce-0123456789abcdef0"}`,
+		`"IpAddressType":"DUALSTACK"`,
+		`"IdentityProviderType":"API_GATEWAY","IdentityProviderDetails":{"Url":"http://localhost:1","InvocationRole":"` + role + `","SftpAuthenticationMethods":"PUBLIC_KEY_AND_PASSWORD"}`,
+		`"ProtocolDetails":{"SftpPorts":[{"SftpPort":22},{"SftpPort":2000,"CommunicationMode":"CLIENT_TALK_FIRST"},{"SftpPort":65535}]}`,
+		`"ProtocolDetails":{"ProxyConfig":{"SftpMode":"PROXY_PROTOCOL_V2_ENFORCED"},"PassiveIp":"0.0.0.0"}`,
+		acm, // it waits for FTPS
+	} {
+		w.server(t, members)
+	}
+}
+
+// What no server can be, and what this service does not do, is refused on a new server and on one that is there, and
+// nothing is left behind.
 func TestServerRefusals(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	id := w.newServer(t)
 	before := w.describe(t, id)
 	for _, c := range []struct{ operation, members, word string }{
-		{"", `"Protocols":["SFTP","FTPS"]`, "FTPS is not supported yet"},
-		{"", `"Protocols":["FTP"]`, "FTP is not supported yet"},
 		{"", `"Protocols":["AS2"]`, "AS2 is not supported yet"},
-		{"", `"Protocols":["SFTP","SFTP"]`, "twice"},
-		{"", `"IdentityProviderType":"API_GATEWAY","IdentityProviderDetails":{"Url":"https://x"}`, "IdentityProviderType API_GATEWAY is not supported yet"},
-		{"", `"IdentityProviderType":"AWS_LAMBDA"`, "IdentityProviderType AWS_LAMBDA is not supported yet"},
+		{"", `"ProtocolDetails":{"As2Transports":["HTTP"]}`, "As2Transports"},
+		{"", `"Protocols":["SFTP","SFTP"]`, "twice: SFTP, SFTP"},
+		{"CreateServer", `"Protocols":["FTPS"],` + vpc + `,` + gateway, "Certificate must be set if Protocols includes FTPS"},
+		{"", `"Protocols":["SFTP","FTPS"],` + acm + `,` + gateway, "EndpointType must be VPC if Protocols includes FTP or FTPS, not PUBLIC"},
+		{"CreateServer", `"Protocols":["FTP"],` + vpc, "not SERVICE_MANAGED"},
 		{"", `"IdentityProviderDetails":{"Url":"https://x"}`, "Must specify IdentityProviderType with IdentityProviderDetails"},
-		{"", `"EndpointType":"VPC"`, "EndpointType VPC is not supported yet"},
-		{"", `"EndpointDetails":{"VpcId":"vpc-1"}`, "EndpointDetails.VpcId"},
-		{"", `"EndpointDetails":{"AddressAllocationIds":["eipalloc-1"]}`, "EndpointDetails.AddressAllocationIds"},
+		{"", `"IdentityProviderType":"API_GATEWAY"`, "IdentityProviderDetails.Url must be set if IdentityProviderType is API_GATEWAY"},
+		{"", `"IdentityProviderType":"API_GATEWAY","IdentityProviderDetails":{"Url":"x.example"}`, "absolute"},
+		{"", `"IdentityProviderType":"API_GATEWAY","IdentityProviderDetails":{"Url":"ftp://x.example"}`, "absolute"},
+		{"", `"IdentityProviderType":"AWS_LAMBDA"`, "Function must be set"},
+		{"", `"IdentityProviderType":"AWS_DIRECTORY_SERVICE","IdentityProviderDetails":{}`, "DirectoryId must be set"},
+		{"", strings.Replace(lambda, "{", `{"Url":"https://x.example",`, 1), "Url is unsupported for IdentityProviderType: AWS_LAMBDA"},
+		{"", strings.Replace(lambda, "{", `{"InvocationRole":"`+role+`",`, 1), "InvocationRole is unsupported"},
+		{"", strings.Replace(gateway, "{", `{"DirectoryId":"d-0123456789",`, 1), "DirectoryId is unsupported"},
+		{"", strings.Replace(directory, "{", `{"Function":"arn:aws:lambda:x",`, 1), "Function is unsupported"},
+		{"", strings.Replace(directory, "{", `{"SftpAuthenticationMethods":"PASSWORD",`, 1), "SftpAuthenticationMethods can be set only if IdentityProviderType is"},
+		{"CreateServer", `"Protocols":["FTP"],` + vpc + `,` + strings.Replace(gateway, "{", `{"SftpAuthenticationMethods":"PASSWORD",`, 1), "SftpAuthenticationMethods can be set only if Protocols includes SFTP"},
+		{"", `"EndpointDetails":{"VpcId":"vpc-1"}`, "EndpointDetails.VpcId is unsupported for EndpointType: PUBLIC"},
+		{"CreateServer", `"EndpointDetails":{"AddressAllocationIds":["eipalloc-1"]}`, "AddressAllocationIds cannot be set in CreateServer"},
+		{"CreateServer", vpc + `,"EndpointDetails":{"AddressAllocationIds":["eipalloc-1"]}`, "AddressAllocationIds cannot be set in CreateServer"},
+		{"UpdateServer", `"EndpointDetails":{"AddressAllocationIds":["eipalloc-1"]}`, "EndpointDetails.AddressAllocationIds is unsupported"},
 		{"", `"EndpointDetails":{"SubnetIds":["subnet-1"]}`, "EndpointDetails.SubnetIds"},
 		{"", `"EndpointDetails":{"SecurityGroupIds":["sg-01234567"]}`, "EndpointDetails.SecurityGroupIds"},
-		{"", `"EndpointDetails":{"VpcEndpointId":"vpce-0123456789abcdef0"}`, "EndpointDetails.VpcEndpointId"},
-		{"", `"IpAddressType":"DUALSTACK"`, "IpAddressType DUALSTACK is not supported yet"},
-		{"", `"Certificate":"arn:aws:acm:x"`, "Certificate"},
-		{"", `"ProtocolDetails":{"As2Transports":["HTTP"]}`, "As2Transports"},
-		{"", `"ProtocolDetails":{"SftpPorts":[{"SftpPort":2222}]}`, "SftpPorts"},
-		{"", `"ProtocolDetails":{"ProxyConfig":{"SftpMode":"PROXY_PROTOCOL_V2_ENFORCED"}}`, "ProxyConfig.SftpMode PROXY_PROTOCOL_V2_ENFORCED"},
+		{"", `"EndpointDetails":{"VpcEndpointId":"vpce-0123456789abcdef0"}`, "VPC Endpoint ID unsupported for EndpointType: PUBLIC"},
+		{"CreateServer", vpc + `,"EndpointDetails":{"VpcEndpointId":"vpce-0123456789abcdef0"}`, "VPC Endpoint ID unsupported for EndpointType: VPC"},
+		{"CreateServer", `"EndpointType":"VPC_ENDPOINT"`, "VpcEndpointId must be set"},
+		{"CreateServer", vpc + `,"ProtocolDetails":{"SftpPorts":[{"SftpPort":2222}]}`, "SftpPorts can be set only if EndpointType is PUBLIC, not VPC"},
+		{"UpdateServer", vpc, "Server must be OFFLINE to change EndpointType"},
+		{"UpdateServer", `"IpAddressType":"DUALSTACK"`, "Server must be OFFLINE to change IpAddressType"},
+		{"", `"ProtocolDetails":{"SftpPorts":[{"SftpPort":1999}]}`, "SftpPort must be 22, or 2000 to 65535"},
+		{"", `"ProtocolDetails":{"SftpPorts":[{"SftpPort":22},{"SftpPort":22}]}`, "twice"},
 		{"", `"ProtocolDetails":{"PassiveIp":"::1"}`, "PassiveIp"},
 		{"", `"ProtocolDetails":{"PassiveIp":"300.0.0.1"}`, "PassiveIp"},
 		{"", `"SecurityPolicyName":"TransferSecurityPolicy-1999-01"`, "SecurityPolicyName: there is no such policy"},
-		{"CreateServer", `"Domain":"EFS"`, "Domain EFS is not supported yet"},
-		{"CreateServer", `"HostKey":"bad"`, "HostKey: not a private key"},
+		{"", `"StructuredLogDestinations":["arn:aws:logs:eu-central-1:123456789012:log-group:x"]`, ":*"},
+		{"", `"StructuredLogDestinations":["arn:aws:s3:::a-bucket-of-mine:*"]`, "log groups"},
+		{"", `"HostKey":"bad"`, "HostKey: "},
 		{"CreateServer", `"Tags":[{"Key":"aws:x","Value":""}]`, "reserved"},
-		{"UpdateServer", `"HostKey":"good"`, "HostKey in UpdateServer is not supported yet"},
 	} {
 		for _, operation := range []string{"CreateServer", "UpdateServer"} {
 			if c.operation != "" && c.operation != operation {
@@ -182,9 +238,143 @@ func TestServerRefusals(t *testing.T) {
 	}
 	// The values that mean what is so anyway are no reason to refuse.
 	a = w.call(t, "UpdateServer", `{"ServerId":"`+id+`","Certificate":"","HostKey":"","EndpointDetails":{"SubnetIds":[]},"IdentityProviderDetails":{},`+
-		`"IdentityProviderType":"SERVICE_MANAGED","IpAddressType":"IPV4","ProtocolDetails":{"SftpPorts":[],"ProxyConfig":{"SftpMode":"NONE"}}}`)
+		`"IdentityProviderType":"SERVICE_MANAGED","EndpointType":"PUBLIC","IpAddressType":"IPV4","ProtocolDetails":{"SftpPorts":[],"ProxyConfig":{}}}`)
 	if a.Status != 200 {
 		t.Errorf("got %+v", a)
+	}
+	if after := w.describe(t, id); !reflect.DeepEqual(after, before) {
+		t.Errorf("an update with what was so anyway changed %s to %s", pretty(before), pretty(after))
+	}
+}
+
+// The members that no SDK knows yet come back as they were sent.
+func TestNewestMembers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const details = `"SftpPorts":[{"SftpPort":2222,"CommunicationMode":"CLIENT_TALK_FIRST"},{"SftpPort":22}],"ProxyConfig":{"SftpMode":"PROXY_PROTOCOL_V2_ENFORCED"}`
+	id := w.server(t, `"ProtocolDetails":{`+details+`}`)
+	update := func(members string) string {
+		t.Helper()
+		if a := w.call(t, "UpdateServer", `{"ServerId":"`+id+`",`+members+`}`); a.Status != 200 {
+			t.Fatalf("%s: %s", members, a.Body)
+		}
+		return w.call(t, "DescribeServer", `{"ServerId":"`+id+`"}`).Body
+	}
+	if got := update(`"ProtocolDetails":{"SetStatOption":"ENABLE_NO_OP"}`); !strings.Contains(got, details) {
+		t.Errorf("got %s", got)
+	}
+	got := update(`"ProtocolDetails":{"SftpPorts":[],"ProxyConfig":{"SftpMode":"NONE"}}`)
+	if strings.Contains(got, "SftpPorts") || !strings.Contains(got, `"ProxyConfig":{"SftpMode":"NONE"}`) {
+		t.Errorf("got %s", got)
+	}
+}
+
+// An endpoint in a VPC changes by the order of steps that the service asks for, and Terraform makes.
+func TestEndpointChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.newServer(t)
+	update := func(members string) answer { return w.call(t, "UpdateServer", `{"ServerId":"`+id+`",`+members+`}`) }
+	fine := func(members string) types.EndpointDetails {
+		t.Helper()
+		if a := update(members); a.Status != 200 {
+			t.Errorf("%s: %s", members, a.Body)
+		}
+		if d := w.describe(t, id).EndpointDetails; d != nil {
+			return *d
+		}
+		return types.EndpointDetails{}
+	}
+	refused := func(members, word string) {
+		t.Helper()
+		update(members).refused(t, 400, "InvalidRequestException", word)
+	}
+	const inVPC = `"EndpointDetails":{"VpcId":"vpc-1","SubnetIds":["subnet-1"],"SecurityGroupIds":["sg-01234567"]}`
+	w.state(t, id, server.Online)
+	refused(vpc+`,`+inVPC, "Server must be OFFLINE to change EndpointType")
+	w.state(t, id, server.Offline)
+	refused(vpc+`,"EndpointDetails":{"VpcId":"vpc-1","AddressAllocationIds":["eipalloc-1"]}`, "Cannot specify AddressAllocationIds when updating server to EndpointType: VPC")
+	if d := fine(vpc + `,` + inVPC); *d.VpcId != "vpc-1" || d.SubnetIds[0] != "subnet-1" || d.SecurityGroupIds[0] != "sg-01234567" {
+		t.Errorf("got %s", pretty(d))
+	}
+	w.state(t, id, server.Online)
+	refused(`"EndpointDetails":{"AddressAllocationIds":["eipalloc-1"]}`, "Server must be OFFLINE to change AddressAllocationIds")
+	refused(`"EndpointDetails":{"SecurityGroupIds":["sg-76543210"]}`, "Changing Security Group is not supported")
+	fine(`"EndpointDetails":{"AddressAllocationIds":[],"SecurityGroupIds":["sg-01234567"]}`) // both as they are
+	if d := fine(`"EndpointDetails":{"SubnetIds":["subnet-2","subnet-1"]}`); len(d.SubnetIds) != 2 || d.SubnetIds[0] != "subnet-2" {
+		t.Errorf("got %s", pretty(d))
+	}
+	w.state(t, id, server.Offline)
+	refused(`"EndpointDetails":{"AddressAllocationIds":["a","b","c","d"]}`, "more than 3")
+	refused(`"EndpointDetails":{"AddressAllocationIds":["a","a"]}`, "none twice")
+	refused(`"IpAddressType":"DUALSTACK","EndpointDetails":{"AddressAllocationIds":["a"]}`, "DUALSTACK")
+	refused(`"Protocols":["FTP"],`+gateway+`,"EndpointDetails":{"AddressAllocationIds":["a"]}`, "cannot be associated if Protocols includes FTP")
+	if d := fine(`"EndpointDetails":{"AddressAllocationIds":["a","b"]}`); len(d.AddressAllocationIds) != 2 || *d.VpcId != "vpc-1" || len(d.SubnetIds) != 2 {
+		t.Errorf("got %s", pretty(d))
+	}
+	refused(`"IpAddressType":"DUALSTACK"`, "AddressAllocationIds cannot be set if IpAddressType is DUALSTACK")
+	refused(`"EndpointDetails":{"AddressAllocationIds":[],"SubnetIds":["subnet-3"]}`, "AddressAllocationIds must be removed before SubnetIds can be modified")
+	w.state(t, id, server.Online)
+	fine(`"EndpointDetails":{"AddressAllocationIds":["b","a"],"SubnetIds":["subnet-1","subnet-2"]}`) // the same in another order
+	w.state(t, id, server.Offline)
+	if d := fine(`"EndpointDetails":{"AddressAllocationIds":[]}`); d.AddressAllocationIds != nil {
+		t.Errorf("got %s", pretty(d))
+	}
+	fine(`"EndpointDetails":{"SubnetIds":["subnet-3"]}`)
+	if d := fine(`"EndpointType":"PUBLIC","IpAddressType":"DUALSTACK"`); d.VpcId != nil {
+		t.Errorf("what the old endpoint had is left: %s", pretty(d))
+	}
+}
+
+// A host key of UpdateServer is one more, once.
+func TestUpdateServerAddsAHostKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.newServer(t)
+	update := func(members string) answer { return w.call(t, "UpdateServer", `{"ServerId":"`+id+`",`+members+`}`) }
+	update(`"HostKey":"good","Protocols":["FTP"]`).refused(t, 400, "InvalidRequestException")
+	if n := w.keyCount(server.ID(id)); n != 1 {
+		t.Errorf("a refused update left %d keys", n)
+	}
+	for range 2 { // the second time as if the first answer had been lost
+		if a := update(`"HostKey":"good","LoggingRole":"` + role + `"`); a.Status != 200 {
+			t.Errorf("got %s", a.Body)
+		}
+		if n := w.keyCount(server.ID(id)); n != 2 {
+			t.Errorf("%d keys, want 2", n)
+		}
+	}
+	if s := w.describe(t, id); *s.LoggingRole != role {
+		t.Errorf("got %s", pretty(s))
+	}
+}
+
+// The details of a provider go with its type, and change member by member.
+func TestProviderChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.newServer(t)
+	w.state(t, id, server.Online)
+	update := func(members string) *types.IdentityProviderDetails {
+		t.Helper()
+		if a := w.call(t, "UpdateServer", `{"ServerId":"`+id+`",`+members+`}`); a.Status != 200 {
+			t.Errorf("%s: %s", members, a.Body)
+		}
+		return w.describe(t, id).IdentityProviderDetails
+	}
+	d := update(gateway)
+	d = update(`"IdentityProviderDetails":{"SftpAuthenticationMethods":"PASSWORD"}`)
+	if *d.Url != "https://x.example/prod" || d.SftpAuthenticationMethods != types.SftpAuthenticationMethodsPassword {
+		t.Errorf("got %s", pretty(d))
+	}
+	if d = update(lambda); d.Url != nil || d.SftpAuthenticationMethods != "" || d.Function == nil {
+		t.Errorf("got %s", pretty(d))
+	}
+	if d = update(directory); d.Function != nil || *d.DirectoryId != "d-0123456789" {
+		t.Errorf("got %s", pretty(d))
+	}
+	if d = update(`"IdentityProviderType":"SERVICE_MANAGED"`); d != nil {
+		t.Errorf("got %s", pretty(d))
 	}
 }
 

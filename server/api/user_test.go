@@ -16,6 +16,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api"
 )
 
 // dssKey is a good key of a type that nobody takes any more.
@@ -104,7 +107,7 @@ func TestUserWithoutKeysHasAnEmptyList(t *testing.T) {
 
 func TestSshPublicKeys(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, func(c *api.Config) { c.Limits.KeysPerUser = 50 })
 	id := w.newServer(t)
 	w.newUser(t, id, "anna")
 	add := func(body string) (string, error) {
@@ -158,13 +161,13 @@ func TestSshPublicKeys(t *testing.T) {
 		ok[string](t)(add(ed25519Key(t)))
 	}
 	_, err = add(ed25519Key(t))
-	refusal(t, err, "InvalidRequestException", "50")
+	refusal(t, err, "InvalidRequestException", "You have reached the service quota of 50 SSH public keys of this user")
 	w.call(t, "ImportSshPublicKey", fmt.Sprintf(`{"ServerId":%q,"UserName":"nobody","SshPublicKeyBody":%q}`, id, goodKey)).refused(t, 400, "ResourceNotFoundException")
 }
 
 func TestHomes(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, func(c *api.Config) { c.Limits.MappingsPerUser = 2000 })
 	id := w.newServer(t)
 	for i, c := range []struct{ members, word string }{
 		{`"HomeDirectory":""`, ""},
@@ -188,8 +191,13 @@ func TestHomes(t *testing.T) {
 		{`"HomeDirectoryType":"LOGICAL","HomeDirectoryMappings":[{"Entry":"/f","Target":"/b/f","Type":"FILE"}]`, ""},
 		{`"HomeDirectoryType":"LOGICAL","HomeDirectoryMappings":[{"Entry":"/f","Target":"/b","Type":"FILE"}]`, "FILE"},
 		{`"HomeDirectoryType":"LOGICAL","HomeDirectoryMappings":[{"Entry":"/","Target":"/b/f","Type":"FILE"}]`, "FILE"},
-		{`"Policy":"{}"`, "Policy is not supported yet"},
-		{`"PosixProfile":{"Uid":0,"Gid":0}`, "PosixProfile"},
+		{`"Policy":"{\"Version\":\"2012-10-17\",\"Statement\":[{\"Resource\":\"arn:aws:s3:::${Transfer:HomeBucket}/*\"}]}"`, ""},
+		{`"Policy":""`, ""},
+		{`"Policy":"arn:aws:iam::123456789012:policy/x"`, "Policy must be"},
+		{`"Policy":"[]"`, "Policy must be"},
+		{`"Policy":"null"`, "Policy must be"},
+		{`"Policy":"{} {}"`, "Policy must be"},
+		{`"PosixProfile":{"Uid":0,"Gid":4294967295,"SecondaryGids":[7]}`, ""},
 		{`"Tags":[{"Key":"a","Value":""},{"Key":"a","Value":""}]`, "twice"},
 	} {
 		a := w.call(t, "CreateUser", fmt.Sprintf(`{"ServerId":%q,"UserName":"user%d","Role":%q,%s}`, id, i, role, c.members))
@@ -205,7 +213,7 @@ func TestHomes(t *testing.T) {
 	}
 	in := &transfer.CreateUserInput{ServerId: &id, UserName: aws.String("many"), Role: aws.String(role), HomeDirectoryType: types.HomeDirectoryTypeLogical, HomeDirectoryMappings: many}
 	_, err := w.sdk.CreateUser(t.Context(), in)
-	refusal(t, err, "InvalidRequestException", "2000")
+	refusal(t, err, "InvalidRequestException", "You have reached the service quota of 2000 entries")
 	in.HomeDirectoryMappings = many[:2000]
 	ok[*transfer.CreateUserOutput](t)(w.sdk.CreateUser(t.Context(), in))
 }
@@ -236,5 +244,67 @@ func TestChangingTheTypeOfAHome(t *testing.T) {
 	u = update(transfer.UpdateUserInput{HomeDirectoryType: types.HomeDirectoryTypePath, HomeDirectory: aws.String("/bucket")})
 	if *u.HomeDirectory != "/bucket" || u.HomeDirectoryMappings != nil {
 		t.Errorf("PATH: %s", pretty(u))
+	}
+}
+
+// Without limits there are none.
+func TestNoLimits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.newServer(t)
+	var many []types.HomeDirectoryMapEntry
+	for i := range 10_000 {
+		many = append(many, types.HomeDirectoryMapEntry{Entry: aws.String(fmt.Sprintf("/%d", i)), Target: aws.String("/b")})
+	}
+	ok[*transfer.CreateUserOutput](t)(w.sdk.CreateUser(t.Context(), &transfer.CreateUserInput{
+		ServerId: &id, UserName: aws.String("anna"), Role: aws.String(role), HomeDirectoryType: types.HomeDirectoryTypeLogical, HomeDirectoryMappings: many,
+	}))
+	for range 60 {
+		ok[*transfer.ImportSshPublicKeyOutput](t)(w.sdk.ImportSshPublicKey(t.Context(), &transfer.ImportSshPublicKeyInput{ServerId: &id, UserName: aws.String("anna"), SshPublicKeyBody: aws.String(ed25519Key(t))}))
+	}
+	// Raw: the model speaks of 5 keys, and AWS's own quota of 50.
+	a := w.call(t, "DescribeUser", `{"ServerId":"`+id+`","UserName":"anna"}`)
+	u := decode[struct{ User server.User }]([]byte(a.Body)).User
+	if len(u.SshPublicKeys) != 60 || len(u.HomeDirectoryMappings) != 10_000 {
+		t.Errorf("%d keys, %d mappings", len(u.SshPublicKeys), len(u.HomeDirectoryMappings))
+	}
+}
+
+// What a user needs depends on the domain of its server, and on who its users are.
+func TestUsersAndTheirServer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	call := func(operation, id, members string) answer {
+		return w.call(t, operation, fmt.Sprintf(`{"ServerId":%q,"UserName":"anna"%s}`, id, members))
+	}
+	const theRole = `,"Role":"` + role + `"`
+	efs := w.server(t, `"Domain":"EFS"`)
+	call("CreateUser", efs, theRole).refused(t, 400, "InvalidRequestException", "PosixProfile must be set")
+	call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1}`).refused(t, 400, "ValidationException", "'posixProfile.gid'")
+	call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1,"Gid":2},"Policy":"{}"`).refused(t, 400, "InvalidRequestException", "Amazon EFS does not use session policies")
+	if a := call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1,"Gid":2,"SecondaryGids":[3]},"HomeDirectory":"/fs-01234567/x"`); a.Status != 200 {
+		t.Errorf("EFS: %s", a.Body)
+	}
+	call("UpdateUser", efs, `,"Policy":"{}"`).refused(t, 400, "InvalidRequestException", "Policy")
+	if a := call("UpdateUser", efs, `,"HomeDirectory":"/fs-01234567/y"`); a.Status != 200 {
+		t.Errorf("EFS: %s", a.Body)
+	}
+	if u := w.user(t, efs, "anna"); *u.PosixProfile.Uid != 1 || *u.PosixProfile.Gid != 2 || u.PosixProfile.SecondaryGids[0] != 3 || *u.HomeDirectory != "/fs-01234567/y" {
+		t.Errorf("EFS: %s", pretty(u))
+	}
+
+	call("CreateUser", w.server(t, gateway), theRole).refused(t, 400, "InvalidRequestException", "SERVICE_MANAGED", "API_GATEWAY")
+	// Users stay while a server asks somebody else, and are there again when it does not.
+	w.state(t, efs, server.Online)
+	for _, members := range []string{lambda, `"IdentityProviderType":"SERVICE_MANAGED"`} {
+		if a := w.call(t, "UpdateServer", `{"ServerId":"`+efs+`",`+members+`}`); a.Status != 200 {
+			t.Errorf("%s: %s", members, a.Body)
+		}
+		if s := w.describe(t, efs); *s.UserCount != 1 {
+			t.Errorf("%s: %s", members, pretty(s))
+		}
+	}
+	if s := w.describe(t, efs); s.IdentityProviderDetails != nil {
+		t.Errorf("details of a provider that is no more: %s", pretty(s))
 	}
 }
