@@ -107,8 +107,12 @@ func checkTagKey(key string) error {
 	return nil
 }
 
-// own says whether a tag belongs to the service. The prefix is reserved in any case of letters.
+// own says whether a tag belongs to the service. The prefix is reserved in any case of letters, but for the two tags that
+// tell of a server's custom host name: AWS has everybody write them (user guide, "Working with custom hostnames").
 func own(key string) bool {
+	if key == "aws:transfer:customHostname" || key == "aws:transfer:route53HostedZoneId" {
+		return false
+	}
 	return len(key) >= len(ownPrefix) && strings.EqualFold(key[:len(ownPrefix)], ownPrefix)
 }
 
