@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/identity"
 )
@@ -53,16 +52,11 @@ func (c *connection) sshConfig(ctx context.Context) (*ssh.ServerConfig, error) {
 	if text := c.settings.Server.PreAuthenticationLoginBanner; text != "" {
 		config.BannerCallback = func(ssh.ConnMetadata) string { return banner(text) }
 	}
-	active := hostkeys.Active(c.settings.HostKeys)
-	for _, key := range active {
-		signer, err := c.signer(key, offered.sha1)
-		if err != nil {
-			return nil, err
-		}
-		config.AddHostKey(signer)
+	if c.keys, err = c.rings.of(c.settings.HostKeys, offered.sha1); err != nil {
+		return nil, err
 	}
-	if len(active) == 0 {
-		return nil, errors.New("server has no host key")
+	for _, signer := range c.keys.active {
+		config.AddHostKey(signer)
 	}
 	return config, nil
 }
@@ -73,22 +67,6 @@ func banner(text string) string {
 		return text
 	}
 	return text + "\r\n"
-}
-
-// signer parses a host key, once.
-func (s *Server) signer(key hostkeys.Key, sha1 bool) (ssh.Signer, error) {
-	name := fmt.Sprint(key.HostKeyId, " ", key.Fingerprint, " ", sha1)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if signer, ok := s.signers[name]; ok {
-		return signer, nil
-	}
-	signer, err := key.Signer(sha1)
-	if err != nil {
-		return nil, err
-	}
-	s.signers[name] = signer
-	return signer, nil
 }
 
 // authenticator answers the library's questions during one handshake. The library asks one at a time.
@@ -113,7 +91,7 @@ func (a *authenticator) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.
 	})
 	switch {
 	case errors.Is(err, identity.ErrDenied):
-		a.refused("publickey", meta.User(), key.Type()+" "+ssh.FingerprintSHA256(key))
+		a.refused("publickey", meta.User(), reason(err, key))
 		return nil, errRefused
 	case err != nil:
 		a.metrics.auth.WithLabelValues("error").Inc()
@@ -121,6 +99,15 @@ func (a *authenticator) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.
 		return nil, errRefused
 	}
 	return &ssh.Permissions{ExtraData: map[any]any{loginKey{}: login{grant: grant, key: key}}}, nil
+}
+
+// reason is what the log says of a refusal: the provider's words if it has some, else the key, as AWS does.
+func reason(err error, key ssh.PublicKey) string {
+	var denied *identity.DeniedError
+	if errors.As(err, &denied) {
+		return denied.Reason
+	}
+	return key.Type() + " " + ssh.FingerprintSHA256(key)
 }
 
 // verified is told when a client proved that it has the key.

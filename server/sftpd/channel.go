@@ -21,10 +21,8 @@ func (c *connection) serveChannel(ctx context.Context, ch ssh.Channel, requests 
 		return
 	}
 	var wg sync.WaitGroup
-	gone := make(chan struct{}) // the channel, or all of its connection, is closed
-	wg.Go(func() { defer close(gone); ssh.DiscardRequests(requests) })
 	exit := struct{ Status uint32 }{}
-	if err := c.serveSFTP(ctx, ch, gone); err != nil {
+	if err := c.serveSFTP(ctx, ch, requests, &wg); err != nil {
 		exit.Status = 1
 	}
 	// Without a status scp and sftp think that the connection broke (RFC 4254, 6.10). If it did, nobody is told.
@@ -49,10 +47,12 @@ func awaitSFTP(requests <-chan *ssh.Request) bool {
 	return false
 }
 
-// serveSFTP runs one session from CONNECTED to DISCONNECTED. When it returns, every upload has its verdict.
-func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel, gone <-chan struct{}) error {
+// serveSFTP runs one session from CONNECTED to DISCONNECTED. When it returns, every upload has its verdict. What it starts
+// beside that ends with the channel's requests; wg waits for it.
+func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel, requests <-chan *ssh.Request, wg *sync.WaitGroup) error {
 	s, err := c.start()
 	if err != nil {
+		wg.Go(func() { ssh.DiscardRequests(requests) })
 		c.fault(ctx, "session", err, slog.String("user", c.login.grant.UserName))
 		return err
 	}
@@ -60,10 +60,13 @@ func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel, gone <-chan 
 	defer c.metrics.sessions.Dec()
 	c.connected(ctx, s.ID())
 
-	f := c.front(ch, s)
+	f, done := c.front(ch, s)
+	defer done()
 	over := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() { c.linger(s, gone, over) })
+	wg.Go(func() {
+		ssh.DiscardRequests(requests) // until the channel, or all of its connection, is closed
+		c.linger(s, over)
+	})
 	err = f.run()
 	if errors.Is(err, errMalformed) || errors.Is(err, errOrder) {
 		c.metrics.malformed.Inc()
@@ -71,7 +74,6 @@ func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel, gone <-chan 
 	}
 	c.end(f, s)
 	close(over)
-	wg.Wait()
 	c.event(ctx, slog.LevelInfo, "DISCONNECTED", slog.String("session-id", s.ID()))
 	if err == io.EOF {
 		return nil
@@ -92,19 +94,12 @@ func (c *connection) end(f *front, s *session.Session) {
 	for range left {
 		c.endUpload()
 	}
-	if f.others != nil {
-		<-f.others.done // its workers were released by End
-	}
+	f.serving.Wait() // its workers were released by End
 }
 
 // linger watches over the time after a client has gone: what it had sent is still written, but a storage that takes
 // nothing must not hold the session for ever. End releases a blocked write.
-func (c *connection) linger(s *session.Session, gone, over <-chan struct{}) {
-	select {
-	case <-over:
-		return
-	case <-gone:
-	}
+func (c *connection) linger(s *session.Session, over <-chan struct{}) {
 	limit := time.NewTimer(c.LingerTimeout)
 	defer limit.Stop()
 	select {
@@ -138,12 +133,21 @@ func (c *connection) start() (*session.Session, error) {
 	}, view)
 }
 
-// front puts a front over a session.
-func (c *connection) front(ch ssh.Channel, s *session.Session) *front {
+// front puts a front over a session. Whoever runs it calls done afterwards.
+func (c *connection) front(ch ssh.Channel, s *session.Session) (_ *front, done func()) {
+	var wire io.ReadWriter = ch
+	bulk, done := func(bool) {}, func() {}
+	if w := newWindow(ch, c.windows, c.Now); w != nil {
+		wire = struct {
+			io.Reader
+			io.Writer
+		}{w, ch}
+		bulk, done = w.bulk, w.close
+	}
 	q := &quota{max: c.MaxHandles}
 	h := &handlers{conn: c, session: s, quota: q}
 	var f *front
-	f = newFront(ch, c.buffers, q, backing{
+	f = newFront(wire, c.buffers, q, backing{
 		createUpload: func(path string, opt session.CreateOptions) (file, error) {
 			up, err := s.Create(path, opt)
 			if err != nil {
@@ -151,14 +155,16 @@ func (c *connection) front(ch ssh.Channel, s *session.Session) *front {
 			}
 			return up, nil
 		},
-		exists:       func(path string) error { _, err := s.Stat(path); return err },
-		setstat:      h.setstat,
+		realPath:     h.RealPath,
+		stat:         h.stat,
+		change:       h.change,
 		over:         func() bool { return s.Context().Err() != nil },
 		uploadBegins: c.beginUpload,
 		uploadEnds:   c.endUpload,
 		used:         c.touch,
 		now:          c.Now,
-		bridge:       func() *bridge { return newBridge(f.out, h.table(), s.RealPath(".")) },
+		bulk:         bulk,
+		bridge:       func() *bridge { return newBridge(f.out, h.table(), s.RealPath("."), &f.serving) },
 	})
-	return f
+	return f, done
 }

@@ -1,11 +1,11 @@
 // Package sftpd is the SSH and SFTP front door of a server: it listens, authenticates, and turns SFTP packets into
 // calls of a session.
 //
-// The way in: Serve (listener.go) accepts, a connection (connection.go) shakes hands (auth.go, policy.go) and opens
-// channels, a channel (channel.go) starts a session and runs a front (front.go) over it. The front reads the packets. It
-// takes what belongs to uploads itself (uploads.go), in order and in one goroutine, and hands everything else through a
-// bridge (bridge.go) to pkg/sftp's RequestServer, whose handlers (handlers.go) call the same session. What both answer
-// goes out through one place (replies.go).
+// The way in: Serve (listener.go) accepts, a connection (connection.go) shakes hands (auth.go, policy.go, hostkey.go) and
+// opens channels, a channel (channel.go) starts a session and runs a front (front.go) over it. The front reads the packets. It
+// takes what belongs to uploads itself (uploads.go), in order and in one goroutine, answers what a path alone describes
+// (path.go), and hands downloads and listings through a bridge (bridge.go) to pkg/sftp's RequestServer, whose handlers
+// (handlers.go) call the same session. What both answer goes out through one place (replies.go).
 //
 // It knows nothing of buckets, journals or workflows, and of storage only the names of its errors. No text of an error
 // that comes from below reaches a client (status.go).
@@ -14,12 +14,9 @@ package sftpd
 import (
 	"cmp"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/crypto/ssh"
-
 	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/identity"
@@ -53,6 +50,10 @@ type Config struct {
 	// LingerTimeout is how long what a client sent before it went away may take into the storage: 30 s.
 	LingerTimeout time.Duration
 
+	// WindowBudget is how many bytes the SSH windows of all uploads together may grow beyond the library's 2 MiB each:
+	// 256 MiB. It is memory only while a store is slower than its clients. Negative: they do not grow.
+	WindowBudget int
+
 	MaxSessions   int // connections of one server: 10,000, AWS's quota
 	MaxHandshakes int // connections of one server that have not logged in: 256
 	MaxChannels   int // SFTP sessions in one connection: 10, AWS's quota
@@ -60,7 +61,8 @@ type Config struct {
 	MaxAuthTries  int // per connection: 6
 }
 
-// Settings are what may change while a server runs. Each new connection reads them afresh.
+// Settings are what may change while a server runs: banner, security policy, host keys, SetStatOption. Each new connection
+// reads them once; those that are open go on with what they read, and their users with what they were granted.
 type Settings struct {
 	Server   server.Server
 	HostKeys []hostkeys.Key
@@ -71,9 +73,7 @@ type Server struct {
 	Config
 	metrics *metrics
 	buffers buffers
-
-	mu      sync.Mutex            // guards signers
-	signers map[string]ssh.Signer // parsed host keys, by signerKey: reading an RSA key costs more than a handshake
+	windows *windowBudget
 }
 
 // New makes a Server.
@@ -94,5 +94,7 @@ func New(c Config) *Server {
 	c.MaxChannels = cmp.Or(c.MaxChannels, 10)
 	c.MaxHandles = cmp.Or(c.MaxHandles, 1024)
 	c.MaxAuthTries = cmp.Or(c.MaxAuthTries, 6)
-	return &Server{Config: c, metrics: newMetrics(c.Metrics), buffers: newBuffers(), signers: map[string]ssh.Signer{}}
+	c.WindowBudget = cmp.Or(c.WindowBudget, 256<<20)
+	m := newMetrics(c.Metrics)
+	return &Server{Config: c, metrics: m, buffers: newBuffers(), windows: &windowBudget{gauge: m.windows, free: c.WindowBudget}}
 }

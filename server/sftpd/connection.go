@@ -20,6 +20,7 @@ const protocol = "SFTP"
 type connection struct {
 	*Server
 	settings Settings
+	rings    *rings
 	net      *meter
 	sourceIP string
 
@@ -28,6 +29,9 @@ type connection struct {
 	chans <-chan ssh.NewChannel
 	reqs  <-chan *ssh.Request
 	login login
+	keys  *ring
+
+	proven bool // the host keys were; only serve's goroutine touches it
 
 	channels atomic.Int32 // open SFTP channels
 	uploads  atomic.Int32 // open uploads, with those whose CLOSE is not answered
@@ -38,12 +42,12 @@ type connection struct {
 	evidence atomic.Value
 }
 
-func newConnection(s *Server, raw net.Conn, settings Settings) *connection {
+func newConnection(s *Server, raw net.Conn, settings Settings, r *rings) *connection {
 	ip := raw.RemoteAddr().String()
 	if host, _, err := net.SplitHostPort(ip); err == nil {
 		ip = host
 	}
-	c := &connection{Server: s, settings: settings, net: &meter{Conn: raw}, sourceIP: ip}
+	c := &connection{Server: s, settings: settings, rings: r, net: &meter{Conn: raw}, sourceIP: ip}
 	c.touch()
 	return c
 }
@@ -76,15 +80,26 @@ func (c *connection) handshake(ctx context.Context) error {
 func (c *connection) serve(ctx context.Context) {
 	var wg sync.WaitGroup
 	done := make(chan struct{})
-	// Nobody's global request means anything to us, but each gets its answer: clients probe with them (RFC 4254, 4).
-	wg.Go(func() { ssh.DiscardRequests(c.reqs) })
 	wg.Go(func() { c.watch(ctx, done) })
-	for offered := range c.chans {
-		if accepted, requests := c.accept(ctx, offered); accepted != nil {
-			wg.Go(func() {
-				defer c.channels.Add(-1)
-				c.serveChannel(ctx, accepted, requests)
-			})
+	c.announce(ctx)
+	chans, reqs := c.chans, c.reqs
+	for chans != nil || reqs != nil {
+		select {
+		case offered, ok := <-chans:
+			if !ok {
+				chans = nil
+			} else if accepted, requests := c.accept(ctx, offered); accepted != nil {
+				wg.Go(func() {
+					defer c.channels.Add(-1)
+					c.serveChannel(ctx, accepted, requests)
+				})
+			}
+		case r, ok := <-reqs:
+			if !ok {
+				reqs = nil
+			} else {
+				c.answer(ctx, r)
+			}
 		}
 	}
 	close(done)

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/transferd/transferd/server/session"
@@ -27,14 +29,16 @@ const (
 // backing is what a front works on: a session and its connection, seen from the packets.
 type backing struct {
 	createUpload func(path string, opt session.CreateOptions) (file, error)
-	exists       func(path string) error
-	setstat      func(path string) error
-	over         func() bool // the session has ended
-	uploadBegins func() bool // false: no new uploads
+	realPath     func(path string) (string, error)
+	stat         func(path string) (fs.FileInfo, error)
+	change       func(method, path, target string) error // names and attributes
+	over         func() bool                             // the session has ended
+	uploadBegins func() bool                             // false: no new uploads
 	uploadEnds   func()
 	used         func() // a packet came or went
 	now          func() time.Time
-	bridge       func() *bridge // made at the first packet that needs it
+	bulk         func(bool)     // told before each read whether uploads are open
+	bridge       func() *bridge // made at a packet that needs it
 }
 
 // front reads the packets of one channel. run is one goroutine; only the ends of uploads and the bridge have their own.
@@ -46,6 +50,7 @@ type front struct {
 	uploads uploads
 	begun   bool
 	others  *bridge // nil until the first packet that is not ours
+	serving sync.WaitGroup
 }
 
 func newFront(ch io.ReadWriter, spare buffers, q *quota, b backing) *front {
@@ -68,7 +73,7 @@ func (f *front) run() error {
 			err = f.dispatch(packet)
 		} else if err == nil {
 			if err = f.out.flush(); err == nil {
-				err = f.in.fill(len(f.uploads.open) > 0)
+				err = f.fill()
 			}
 			f.used()
 		}
@@ -76,6 +81,16 @@ func (f *front) run() error {
 			return err
 		}
 	}
+}
+
+// fill waits for more, without uploads with as little memory as may be.
+func (f *front) fill() error {
+	uploading := len(f.uploads.open) > 0
+	f.bulk(uploading)
+	if !uploading {
+		f.out.trim()
+	}
+	return f.in.fill(uploading)
 }
 
 // dispatch answers one packet or hands it over.
@@ -109,7 +124,7 @@ func (f *front) dispatch(packet []byte) error {
 	case fxpFsetstat:
 		return f.fsetstat(packet)
 	}
-	return f.forward(packet)
+	return f.other(packet)
 }
 
 // init answers INIT with VERSION, the version that both speak and our extensions (filexfer-02, 4).
@@ -151,7 +166,7 @@ func (f *front) extended(packet []byte) error {
 		case longest > maxPath:
 			return f.out.status(id, errPathLength)
 		}
-		return f.forward(packet)
+		return f.other(packet)
 	}
 	return f.out.status(id, statusOf(errors.ErrUnsupported))
 }
@@ -164,9 +179,23 @@ func (f *front) limits(id uint32) error {
 	return f.out.packet(fxpExtendedReply, id, body...)
 }
 
-// forward hands a packet to the bridge.
+// other answers a packet that is not about an upload, by itself or through the bridge.
+func (f *front) other(packet []byte) error {
+	if f.others.busy() {
+		return f.forward(packet)
+	}
+	if ours, err := f.path(packet); ours {
+		return err
+	}
+	return f.forward(packet)
+}
+
+// forward hands a packet to the bridge. Without one nothing is open there, and only OPEN and OPENDIR can have a meaning.
 func (f *front) forward(packet []byte) error {
-	if f.others == nil {
+	if f.others.over() {
+		if packet[0] != fxpOpen && packet[0] != fxpOpendir {
+			return f.out.status(binary.BigEndian.Uint32(packet[1:]), errHandle)
+		}
 		f.others = f.bridge()
 	}
 	return f.others.forward(packet)

@@ -16,7 +16,7 @@ import (
 	"github.com/transferd/transferd/server/session"
 )
 
-// handlers answer what pkg/sftp's RequestServer asks: everything but uploads. Its workers have no recover of their own,
+// handlers answer what pkg/sftp's RequestServer and the front ask: everything but uploads. RequestServer's workers have no recover of their own,
 // so each method here guards itself: a panic is an answer "failure" and an entry in the log, not the daemon's end. Its
 // requests' attributes are not looked at: they may be cut, and nothing here needs them.
 type handlers struct {
@@ -59,19 +59,22 @@ func (h *handlers) Filewrite(*sftp.Request) (io.WriterAt, error) {
 }
 
 // Filecmd changes names and attributes.
-func (h *handlers) Filecmd(r *sftp.Request) (err error) {
-	defer h.guard(r.Method, &err)
-	switch r.Method {
+func (h *handlers) Filecmd(r *sftp.Request) error { return h.change(r.Method, r.Filepath, r.Target) }
+
+// change does what a method says to a path, for pkg/sftp and for the front.
+func (h *handlers) change(method, path, target string) (err error) {
+	defer h.guard(method, &err)
+	switch method {
 	case "Setstat":
-		return h.setstat(r.Filepath)
+		return h.setstat(path)
 	case "Rename":
-		return h.session.Rename(r.Filepath, r.Target)
+		return h.session.Rename(path, target)
 	case "Remove":
-		return h.session.Remove(r.Filepath)
+		return h.session.Remove(path)
 	case "Mkdir":
-		return h.session.Mkdir(r.Filepath)
+		return h.session.Mkdir(path)
 	case "Rmdir":
-		return h.session.Rmdir(r.Filepath)
+		return h.session.Rmdir(path)
 	}
 	return errors.ErrUnsupported // links: S3 has none (transfer-api 6.1)
 }
@@ -94,12 +97,18 @@ func (h *handlers) RealPath(path string) (_ string, err error) {
 	return h.session.RealPath(path), nil
 }
 
+// stat describes a file or directory, for pkg/sftp and for the front.
+func (h *handlers) stat(path string) (_ fs.FileInfo, err error) {
+	defer h.guard("STAT", &err)
+	return h.session.Stat(path)
+}
+
 // Filelist lists a directory or describes a file.
 func (h *handlers) Filelist(r *sftp.Request) (_ sftp.ListerAt, err error) {
 	defer h.guard(r.Method, &err)
 	switch r.Method {
 	case "Stat":
-		info, err := h.session.Stat(r.Filepath)
+		info, err := h.stat(r.Filepath)
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 type listener struct {
 	*Server
 	current func() Settings
+	rings   rings
 
 	wg         sync.WaitGroup
 	mu         sync.Mutex // guards open and handshakes
@@ -63,7 +64,7 @@ func (l *listener) accept(ctx context.Context, ln net.Listener) error {
 
 // admit starts a connection if there is room for it.
 func (l *listener) admit(ctx context.Context, raw net.Conn) {
-	c := newConnection(l.Server, raw, l.current())
+	c := newConnection(l.Server, raw, l.current(), &l.rings)
 	l.mu.Lock()
 	full := len(l.open) >= l.MaxSessions || l.handshakes >= l.MaxHandshakes
 	if !full {

@@ -14,6 +14,7 @@ type metrics struct {
 	auth        *prometheus.CounterVec
 	timeouts    prometheus.Counter
 	malformed   prometheus.Counter
+	windows     prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -32,6 +33,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"result"})),
 		timeouts: register(r, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "transferd_sftp_timeouts_total", Help: "Connections cut because the client was silent or idle.",
+		})),
+		windows: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "transferd_sftp_window_bytes", Help: "Bytes by which the SSH windows of uploads have grown.",
 		})),
 		malformed: register(r, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "transferd_sftp_malformed_total", Help: "SFTP sessions ended because of a malformed packet.",

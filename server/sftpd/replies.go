@@ -73,6 +73,15 @@ func (r *replies) send(head, body []byte) error {
 	return r.err
 }
 
+// trim lets go of the memory that a burst of replies took, once they are sent.
+func (r *replies) trim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.buf) == 0 && cap(r.buf) > idleBuffer {
+		r.buf = nil
+	}
+}
+
 // flush sends what is in line.
 func (r *replies) flush() error {
 	r.mu.Lock()

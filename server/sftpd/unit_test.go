@@ -178,6 +178,7 @@ func benchFront(w *wire) *front {
 		uploadBegins: func() bool { return true },
 		uploadEnds:   nothing,
 		used:         nothing,
+		bulk:         func(bool) {},
 		now:          time.Now,
 	})
 }

@@ -2,6 +2,7 @@ package sftpd
 
 import (
 	"encoding/binary"
+	"io/fs"
 	"math"
 	"strconv"
 	"sync"
@@ -115,7 +116,7 @@ func (f *front) create(path string, flags uint32) (string, error) {
 
 func (f *front) createFile(path string, flags uint32) (file, error) {
 	if flags&openCreate == 0 { // "CREAT must also be specified" for a file to be made (filexfer-02, 6.3)
-		if err := f.exists(path); err != nil {
+		if _, err := f.stat(path); err != nil {
 			return nil, err
 		}
 	}
@@ -191,15 +192,21 @@ func (f *front) fstat(packet []byte) error {
 	if u == nil {
 		return f.forward(packet)
 	}
-	const regular = 0o100644
-	when := uint32(u.opened.Unix())
-	body := binary.BigEndian.AppendUint32(nil, attrSize|attrPermissions|attrTimes)
-	body = binary.BigEndian.AppendUint64(body, uint64(u.file.Size()))
-	body = binary.BigEndian.AppendUint32(body, regular)
-	body = binary.BigEndian.AppendUint32(body, when)
-	body = binary.BigEndian.AppendUint32(body, when)
-	return f.out.packet(fxpAttrs, id, body...)
+	return f.attrs(id, uploadInfo{size: u.file.Size(), began: u.opened})
 }
+
+// uploadInfo describes an upload so far.
+type uploadInfo struct {
+	size  int64
+	began time.Time
+}
+
+func (i uploadInfo) Name() string       { return "" }
+func (i uploadInfo) Size() int64        { return i.size }
+func (i uploadInfo) Mode() fs.FileMode  { return 0o644 }
+func (i uploadInfo) ModTime() time.Time { return i.began }
+func (i uploadInfo) IsDir() bool        { return false }
+func (i uploadInfo) Sys() any           { return nil }
 
 // fsetstat answers FSETSTAT of an upload. It does so here, and not over the bridge, so that no WRITE can overtake it.
 func (f *front) fsetstat(packet []byte) error {
@@ -209,7 +216,7 @@ func (f *front) fsetstat(packet []byte) error {
 	if u == nil {
 		return f.forward(packet)
 	}
-	return f.out.status(id, statusOf(f.setstat(u.path)))
+	return f.out.status(id, statusOf(f.change("Setstat", u.path, "")))
 }
 
 // fsync answers fsync@openssh.com: yes once every WRITE before it was taken. What makes a file durable is CLOSE; before

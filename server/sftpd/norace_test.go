@@ -1,0 +1,5 @@
+//go:build !race
+
+package sftpd_test
+
+const raceDetector = false
