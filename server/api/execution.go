@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api/internal/awsjson"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -141,7 +142,16 @@ type listExecutionsAnswer struct {
 func (a *API) listExecutions(ctx context.Context, in listExecutionsRequest) (*listExecutionsAnswer, error) {
 	all, next, err := page(a, list{"ListExecutions", string(in.WorkflowId)}, in.pageRequest,
 		func(p server.Page) ([]workflow.Execution, error) {
-			return a.executions.Executions(ctx, in.WorkflowId, p)
+			all, err := a.executions.Executions(ctx, in.WorkflowId, p)
+			if err != nil || len(all) > 0 || p.After == "" {
+				return all, err
+			}
+			// After a forgotten execution nothing comes, which would look like the end of the list.
+			_, err = a.executions.Execution(ctx, workflow.ExecutionID(p.After))
+			if _, forgotten := errors.AsType[*server.NotFoundError](err); forgotten {
+				err = awsjson.Errorf("InvalidNextTokenException", "The NextToken points to an execution that is no longer kept: begin anew")
+			}
+			return nil, err
 		},
 		func(e workflow.Execution) string { return string(e.ExecutionId) })
 	if err != nil {
