@@ -49,7 +49,7 @@ type goClient struct{ world *world }
 
 func (c goClient) do(t testing.TB, r request) reply {
 	t.Helper()
-	sdk := c.world.client(r.Key)
+	sdk := c.world.signed(r.Key, r.Secret)
 	switch r.Kind {
 	case "wait":
 		return c.wait(t, sdk, r)

@@ -26,7 +26,7 @@ type table struct {
 	Groups []group
 }
 
-// group is steps that follow each other, on a control plane of their own.
+// group is steps that follow each other, and begin with an empty catalogue.
 type group struct {
 	Name  string
 	Steps []step
@@ -83,11 +83,13 @@ func TestOperationsWithPython(t *testing.T) {
 // runTable runs every group. A client that may be old may refuse to send what is newer than it.
 func runTable(t *testing.T, connect func(*testing.T, *world) client, old bool) {
 	t.Helper()
+	w := newWorld(t)
+	c := connect(t, w)
+	vars := variables(t)
 	for _, g := range loadTable(t).Groups {
 		t.Run(g.Name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			r := runner{world: w, client: connect(t, w), vars: variables(t), old: old}
+			t.Cleanup(func() { w.clear(t) })
+			r := runner{world: w, client: c, vars: maps.Clone(vars), old: old}
 			for i, s := range g.Steps {
 				r.run(t, fmt.Sprintf("step %d, %s%s%s", i+1, s.Op, s.Wait, s.Pages), s)
 			}

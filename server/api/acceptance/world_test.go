@@ -153,12 +153,38 @@ func listen(ctx context.Context, s server.Server) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 }
 
-// client is the Go SDK's client with an access key of the world's. It tries once.
-func (w *world) client(key string) *transfer.Client {
+// client is the Go SDK's client with an access key of the world's.
+func (w *world) client(key string) *transfer.Client { return w.signed(key, secret(key)) }
+
+// signed is the Go SDK's client with any access key. It tries once.
+func (w *world) signed(key, secret string) *transfer.Client {
 	return transfer.New(transfer.Options{
 		Region: region, BaseEndpoint: &w.url, Retryer: aws.NopRetryer{},
-		Credentials: credentials.NewStaticCredentialsProvider(key, secret(key), ""),
+		Credentials: credentials.NewStaticCredentialsProvider(key, secret, ""),
 	})
+}
+
+// clear empties the catalogue.
+func (w *world) clear(t testing.TB) {
+	t.Helper()
+	servers, err := w.db.Servers(context.Background(), server.Page{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		if err := w.db.DeleteServer(context.Background(), s.ServerId); err != nil {
+			t.Error(err)
+		}
+	}
+	workflows, err := w.db.Workflows(context.Background(), server.Page{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range workflows {
+		if err := w.db.DeleteWorkflow(context.Background(), f.WorkflowId); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // execution has an upload happen: the file is whole, so that the server's OnUpload workflow begins.
