@@ -127,7 +127,7 @@ func (c Config) check() error {
 	switch {
 	case c.Realm.Region == "" || c.Realm.Account == "":
 		return errors.New("no region or account")
-	case c.Servers == nil || c.Users == nil || c.Workflows == nil || c.Executions == nil:
+	case c.Servers == nil || c.Users == nil || c.Workflows == nil || c.Executions == nil || c.HostKeys == nil || c.Accesses == nil:
 		return errors.New("no catalogue")
 	case c.KnownPolicy == nil || c.NewHostKeys == nil || c.ParseHostKey == nil:
 		return errors.New("no security policies or host keys")

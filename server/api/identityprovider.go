@@ -25,7 +25,7 @@ func (a *API) testIdentityProvider(ctx context.Context, in testIdentityProviderR
 	if err != nil {
 		return nil, err
 	}
-	if s.IdentityProviderType == "SERVICE_MANAGED" {
+	if s.IdentityProviderType == serviceManaged {
 		return nil, invalid("%s not configured for external auth", s.ServerId)
 	}
 	if in.ServerProtocol == "AS2" {

@@ -281,6 +281,8 @@ func TestNewRefusesAConfigThatCannotWork(t *testing.T) {
 		"no secret":    func(c *api.Config) { c.AccessKeys[0].Secret = "" },
 		"no region":    func(c *api.Config) { c.Realm.Region = "" },
 		"no catalogue": func(c *api.Config) { c.Users = nil },
+		"no host keys": func(c *api.Config) { c.HostKeys = nil },
+		"no accesses":  func(c *api.Config) { c.Accesses = nil },
 		"no policies":  func(c *api.Config) { c.KnownPolicy = nil },
 		"short key":    func(c *api.Config) { c.TokenKey = c.TokenKey[:31] },
 		"no clock":     func(c *api.Config) { c.Now = nil },
