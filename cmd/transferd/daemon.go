@@ -235,7 +235,7 @@ func (d *daemon) ready() error {
 }
 
 func (d *daemon) apiURL() string {
-	if d.apiServer.TLSConfig != nil {
+	if d.cfg.Certificate != (KeyPair{}) {
 		return "https://" + d.apiListener.Addr().String()
 	}
 	return "http://" + d.apiListener.Addr().String()

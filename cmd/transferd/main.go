@@ -34,6 +34,11 @@ func commands() []command {
 	return []command{
 		{"dev", "the whole product on one machine, nothing to install or configure", runDev},
 		{"serve", "the daemon, as a configuration file describes it", runServe},
+		{"apply", "bring servers, users and workflows to the state that a file describes", runApply},
+		{"servers", "show the servers of a running daemon", runServers},
+		{"sessions", "show who is logged in", runSessions},
+		{"uploads", "show the uploads under way and the latest verdicts", runUploads},
+		{"executions", "show the executions of workflows", runExecutions},
 		{"healthcheck", "ask a running transferd whether it is ready (exit status 0 or 1)", runHealthcheck},
 		{"version", "print the version", runVersion},
 		{gatewayCommand, "", runGateway},

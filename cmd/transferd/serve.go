@@ -69,7 +69,7 @@ func runServe(ctx context.Context, p process, args []string) (err error) {
 // warnOfPlainHTTP says when what callers send can be read on the way.
 func (d *daemon) warnOfPlainHTTP() {
 	at, err := netip.ParseAddrPort(d.apiListener.Addr().String())
-	if err == nil && !at.Addr().IsLoopback() && d.apiServer.TLSConfig == nil {
+	if err == nil && !at.Addr().IsLoopback() && d.cfg.Certificate == (KeyPair{}) {
 		d.log.Warn("the control API listens beyond the loopback interface without TLS: set api.tls, or let nobody but a proxy with TLS reach it", "address", at.String())
 	}
 }

@@ -98,8 +98,8 @@ func (d *daemon) wireFleet(stores storage.Stores) error {
 	})
 	addresses := fleet.Addresses{Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last}
 	d.fleet = fleet.New(fleet.Config{
-		Catalogue: d.db, Listen: addresses.Listen, Frontend: sftpFrontend{door}, Log: d.log,
-		Registerer: d.registry, Now: time.Now,
+		Catalogue: d.db, Listen: addresses.Listen, Frontend: sftpFrontend{door}, Supports: supports,
+		Log: d.log, Registerer: d.registry, Now: time.Now,
 	})
 	return nil
 }

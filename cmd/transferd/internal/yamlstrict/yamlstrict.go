@@ -60,10 +60,13 @@ func Parse(b []byte) (*yaml.Node, error) {
 
 // Decode reads a node into a pointer. Names of fields are their yaml tags, else the fields' own names; embedded structs
 // are inline. What the node does not have stays as it is, so defaults can be set before. All errors come at once.
-func Decode(n *yaml.Node, into any) (Lines, error) {
+func Decode(n *yaml.Node, into any) (Lines, error) { return DecodeAt(n, "", into) }
+
+// DecodeAt is Decode for a part of a file that has a key itself. A field of type yaml.Node takes a part undecoded.
+func DecodeAt(n *yaml.Node, key string, into any) (Lines, error) {
 	d := decoder{lines: Lines{}}
 	if n != nil {
-		d.value(n, reflect.ValueOf(into).Elem(), "")
+		d.value(n, reflect.ValueOf(into).Elem(), key)
 	}
 	return d.lines, errors.Join(d.errs...)
 }
@@ -84,6 +87,10 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return // a key without a value says nothing
+	}
+	if part, ok := v.Addr().Interface().(*yaml.Node); ok {
+		*part = *n
+		return
 	}
 	if own, ok := v.Addr().Interface().(yaml.Unmarshaler); ok {
 		if err := own.UnmarshalYAML(n); err != nil {

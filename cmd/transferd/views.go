@@ -1,0 +1,320 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/transfer"
+	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
+
+	"github.com/transferd/transferd/server/fleet"
+)
+
+// view is a picture of a running daemon: what --json prints, and a table of it.
+type view struct {
+	data     any
+	headline string
+	rows     [][]string
+}
+
+// viewFlags are what all views share.
+type viewFlags struct{ json, watch bool }
+
+// watchEvery is how often --watch looks again.
+const watchEvery = time.Second
+
+func (f *viewFlags) flags(p process, name, about string, args []string, more func(fs *flag.FlagSet)) error {
+	fs := newFlags(p, name, about)
+	fs.BoolVar(&f.json, "json", false, "print JSON")
+	fs.BoolVar(&f.watch, "watch", false, "print again every second until Ctrl-C")
+	more(fs)
+	return parse(fs, args)
+}
+
+// show prints a view once, or again and again.
+func (f *viewFlags) show(ctx context.Context, w io.Writer, look func(context.Context) (view, error)) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		v, err := look(ctx)
+		if err == nil {
+			err = f.print(w, v)
+		}
+		if err != nil || !f.watch {
+			return ignoreEnd(ctx, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (f *viewFlags) print(w io.Writer, v view) error {
+	if f.json {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(v.data)
+	}
+	if f.watch {
+		fmt.Fprintf(w, "\n%s\n", time.Now().Format(time.TimeOnly))
+	}
+	return table(w, v.headline, v.rows)
+}
+
+const serversAbout = `transferd servers: the servers of a running daemon, asked over its control API.
+
+` + apiEnvironment + `
+
+Examples:
+  transferd servers
+  transferd servers --json | jq -r '.[].ServerId'`
+
+func runServers(ctx context.Context, p process, args []string) error {
+	var f viewFlags
+	var at apiFlags
+	if err := f.flags(p, "servers", serversAbout, args, at.flags); err != nil {
+		return err
+	}
+	client, err := at.client()
+	if err != nil {
+		return err
+	}
+	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) { return viewServers(ctx, client) })
+}
+
+// serverView is a row of `transferd servers`.
+type serverView struct {
+	ServerId   string
+	Name       string `json:",omitempty"` // the tag Name
+	State      string
+	StartError string `json:",omitempty"`
+	Protocols  []types.Protocol
+	Address    string // where it listens, or last listened
+	UserCount  int32
+}
+
+func viewServers(ctx context.Context, client *transfer.Client) (view, error) {
+	views := []serverView{}
+	v := view{headline: "SERVER\tNAME\tSTATE\tPROTOCOLS\tADDRESS\tUSERS"}
+	pages := transfer.NewListServersPaginator(client, &transfer.ListServersInput{})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return v, err
+		}
+		for _, listed := range page.Servers {
+			out, err := client.DescribeServer(ctx, &transfer.DescribeServerInput{ServerId: listed.ServerId})
+			var gone *types.ResourceNotFoundException
+			if errors.As(err, &gone) {
+				continue // deleted since it was listed
+			}
+			if err != nil {
+				return v, err
+			}
+			s := serverOf(out.Server)
+			views = append(views, s)
+			v.rows = append(v.rows, []string{
+				s.ServerId, s.Name, strings.TrimSpace(s.State + " " + s.StartError), fmt.Sprint(s.Protocols), s.Address, strconv.Itoa(int(s.UserCount)),
+			})
+		}
+	}
+	v.data = views
+	return v, nil
+}
+
+func serverOf(s *types.DescribedServer) serverView {
+	tags := map[string]string{}
+	for _, t := range s.Tags {
+		tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
+	}
+	return serverView{
+		ServerId: aws.ToString(s.ServerId), Name: tags["Name"], State: string(s.State), StartError: tags[fleet.TagStartError],
+		Protocols: s.Protocols, Address: tags[fleet.TagAddress], UserCount: aws.ToInt32(s.UserCount),
+	}
+}
+
+const executionsAbout = `transferd executions: the executions of workflows, asked over the control API of a running daemon.
+
+` + apiEnvironment + `
+
+Examples:
+  transferd executions
+  transferd executions -workflow w-0123456789abcdef0 --json`
+
+func runExecutions(ctx context.Context, p process, args []string) error {
+	var f viewFlags
+	var at apiFlags
+	var workflow string
+	err := f.flags(p, "executions", executionsAbout, args, func(fs *flag.FlagSet) {
+		at.flags(fs)
+		fs.StringVar(&workflow, "workflow", "", "only those of the workflow with this `id`")
+	})
+	if err != nil {
+		return err
+	}
+	client, err := at.client()
+	if err != nil {
+		return err
+	}
+	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) { return viewExecutions(ctx, client, workflow) })
+}
+
+// executionView is a row of `transferd executions`.
+type executionView struct {
+	WorkflowId  string
+	ExecutionId string
+	Status      string
+	ServerId    string
+	UserName    string
+	SessionId   string
+	File        string // /bucket/key
+}
+
+func viewExecutions(ctx context.Context, client *transfer.Client, only string) (view, error) {
+	v := view{headline: "WORKFLOW\tEXECUTION\tSTATUS\tUSER\tFILE"}
+	ids, err := workflowIDs(ctx, client, only)
+	if err != nil {
+		return v, err
+	}
+	views := []executionView{}
+	for _, id := range ids {
+		pages := transfer.NewListExecutionsPaginator(client, &transfer.ListExecutionsInput{WorkflowId: aws.String(id)})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return v, err
+			}
+			for _, e := range page.Executions {
+				x := executionOf(id, e)
+				views = append(views, x)
+				v.rows = append(v.rows, []string{x.WorkflowId, x.ExecutionId, x.Status, x.UserName, x.File})
+			}
+		}
+	}
+	v.data = views
+	return v, nil
+}
+
+func workflowIDs(ctx context.Context, client *transfer.Client, only string) ([]string, error) {
+	if only != "" {
+		return []string{only}, nil
+	}
+	var ids []string
+	pages := transfer.NewListWorkflowsPaginator(client, &transfer.ListWorkflowsInput{})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range page.Workflows {
+			ids = append(ids, aws.ToString(w.WorkflowId))
+		}
+	}
+	return ids, nil
+}
+
+func executionOf(workflow string, e types.ListedExecution) executionView {
+	x := executionView{WorkflowId: workflow, ExecutionId: aws.ToString(e.ExecutionId), Status: string(e.Status)}
+	if m := e.ServiceMetadata; m != nil && m.UserDetails != nil {
+		x.ServerId, x.UserName, x.SessionId = aws.ToString(m.UserDetails.ServerId), aws.ToString(m.UserDetails.UserName), aws.ToString(m.UserDetails.SessionId)
+	}
+	switch l := e.InitialFileLocation; {
+	case l == nil:
+	case l.S3FileLocation != nil:
+		x.File = "/" + aws.ToString(l.S3FileLocation.Bucket) + "/" + aws.ToString(l.S3FileLocation.Key)
+	case l.EfsFileLocation != nil:
+		x.File = "/" + aws.ToString(l.EfsFileLocation.FileSystemId) + aws.ToString(l.EfsFileLocation.Path)
+	}
+	return x
+}
+
+const localAbout = `
+
+Asks the metrics address, which tells this to callers on the same machine alone. METRICS_URL of dev.env is its default.`
+
+const sessionsAbout = `transferd sessions: who is logged in to a running daemon.` + localAbout + `
+
+Example:
+  transferd sessions --watch`
+
+func runSessions(ctx context.Context, p process, args []string) error {
+	return runLocal(ctx, p, "sessions", sessionsAbout, args, func(sessions []sessionView) view {
+		v := view{data: sessions, headline: "SESSION\tSERVER\tUSER\tPROTOCOL\tSOURCE\tSINCE\tOPEN FILES\tCLIENT"}
+		for _, s := range sessions {
+			v.rows = append(v.rows, []string{
+				s.SessionId, string(s.ServerId), s.UserName, s.Protocol, s.SourceIp, s.Began.Format(time.RFC3339), strconv.Itoa(s.OpenFiles), s.Client,
+			})
+		}
+		return v
+	})
+}
+
+const uploadsAbout = `transferd uploads: the uploads under way in a running daemon, and the latest that ended, with their verdicts.` + localAbout + `
+
+Examples:
+  transferd uploads
+  transferd uploads --json | jq '.[] | select(.Outcome == "partial")'`
+
+func runUploads(ctx context.Context, p process, args []string) error {
+	return runLocal(ctx, p, "uploads", uploadsAbout, args, func(uploads []uploadView) view {
+		v := view{data: uploads, headline: "UPLOAD\tSERVER\tUSER\tBEGAN\tVERDICT\tEVIDENCE\tRECEIVED\tFILE"}
+		for _, u := range uploads {
+			v.rows = append(v.rows, []string{
+				u.UploadId, string(u.ServerId), u.UserName, u.Began.Format(time.RFC3339), cmp.Or(u.Outcome, "open"), cmp.Or(u.Evidence, "-"),
+				strconv.FormatInt(u.Received, 10), u.File,
+			})
+		}
+		return v
+	})
+}
+
+// runLocal shows what the metrics address tells callers on the same machine.
+func runLocal[T any](ctx context.Context, p process, name, about string, args []string, picture func(T) view) error {
+	var f viewFlags
+	url := cmp.Or(strings.TrimSuffix(os.Getenv("METRICS_URL"), "/metrics"), "http://127.0.0.1:9470")
+	if err := f.flags(p, name, about, args, func(fs *flag.FlagSet) {
+		fs.StringVar(&url, "url", url, "the metrics address, as a `URL`")
+	}); err != nil {
+		return err
+	}
+	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) {
+		var answer T
+		if err := getJSON(ctx, strings.TrimSuffix(url, "/")+"/debug/"+name, &answer); err != nil {
+			return view{}, err
+		}
+		return picture(answer), nil
+	})
+}
+
+func getJSON(ctx context.Context, url string, into any) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, res.Body.Close()) }()
+	if res.StatusCode != http.StatusOK {
+		body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
+		return errors.Join(fmt.Errorf("%s: %s: %s", url, res.Status, strings.TrimSpace(string(body))), err)
+	}
+	return json.NewDecoder(res.Body).Decode(into)
+}
