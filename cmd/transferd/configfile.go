@@ -330,6 +330,10 @@ func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
 			errs = append(errs, at.At(key, "needs a secret: "+envAccessKeys+"="+k.ID+":SECRET in the environment, or the key secret here"))
 		case seen[k.ID]:
 			errs = append(errs, at.At(key+".id", "stands here a second time"))
+		default:
+			if err := api.CheckKeys(api.AccessKey(k)); err != nil {
+				errs = append(errs, at.At(key, err.Error()))
+			}
 		}
 		seen[k.ID] = true
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server/api/internal/awsjson"
+	"github.com/transferd/transferd/server/api/internal/model"
 )
 
 // AccessKey is a key that may sign requests, and what it may do with them.
@@ -48,6 +49,16 @@ func (k AccessKey) check(operations []string) error {
 		}
 	}
 	return nil
+}
+
+// CheckKeys says what New would refuse about access keys, for whoever reads them from a file.
+func CheckKeys(keys ...AccessKey) error {
+	m, err := model.Load()
+	if err != nil {
+		return err
+	}
+	_, err = newCallers(keys, m.Operations())
+	return err
 }
 
 // readOperations is what a read-only key may call. TestIdentityProvider is not among it: it tries passwords.
