@@ -233,7 +233,8 @@ func (a *API) change(s, was *server.Server, in serverSettings) error {
 		s.S3StorageOptions = in.S3StorageOptions
 	}
 	if in.EndpointType != nil && *in.EndpointType != s.EndpointType {
-		s.EndpointType, s.EndpointDetails = *in.EndpointType, nil // what belongs to one type means nothing to another
+		// What belongs to one type means nothing to another.
+		s.EndpointType, s.EndpointDetails, s.ProtocolDetails = *in.EndpointType, nil, withoutPorts(s.ProtocolDetails)
 	}
 	if in.IdentityProviderType != nil && *in.IdentityProviderType != s.IdentityProviderType {
 		s.IdentityProviderType, s.IdentityProviderDetails = *in.IdentityProviderType, nil // the same
@@ -308,6 +309,16 @@ func mergeProtocolDetails(old *server.ProtocolDetails, in *protocolDetails) *ser
 		merged.ProxyConfig = in.ProxyConfig
 	}
 	return merged
+}
+
+// withoutPorts makes a new value without the ports of a PUBLIC endpoint.
+func withoutPorts(old *server.ProtocolDetails) *server.ProtocolDetails {
+	if old == nil {
+		return nil
+	}
+	rest := *old
+	rest.SftpPorts = nil
+	return &rest
 }
 
 // defaultProtocolDetails are what AWS shows even on a server that speaks SFTP alone (a bare CreateServer and its
