@@ -24,7 +24,8 @@ func (d *DB) CreateAccess(ctx context.Context, id server.ID, a server.Access) er
 		if n == 0 {
 			return &server.ExistsError{ResourceType: "Access", Resource: a.ExternalId}
 		}
-		return quota(ctx, tx, "Access", d.limits.AccessesPerServer, `accesses WHERE server_id = $1`, id)
+		return quota(ctx, tx, "Access", d.limits.AccessesPerServer,
+			`SELECT COUNT(*) FROM accesses WHERE server_id = $1`, id)
 	})
 }
 

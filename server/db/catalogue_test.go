@@ -3,12 +3,10 @@ package db
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/transferd/transferd/hostkeys"
@@ -153,28 +151,6 @@ func TestWorkflows(t *testing.T) {
 	_, err := d.Workflow(ctx, "w-1")
 	wantNotFound(t, err, "Workflow", "w-1")
 	wantNotFound(t, d.UpdateWorkflow(ctx, "w-1", func(*workflow.Workflow) error { return nil }), "Workflow", "w-1")
-}
-
-func TestConcurrentUpdatesLoseNothing(t *testing.T) {
-	t.Parallel()
-	d, ctx := open(t, Config{}), t.Context()
-	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
-	var all sync.WaitGroup
-	for i := range 40 {
-		all.Go(func() {
-			err := d.UpdateServer(ctx, "s-1", func(s *server.Server) error {
-				s.Tags = append(s.Tags, server.Tag{Key: fmt.Sprint(i)})
-				return nil
-			})
-			if err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	if s := value[server.Server](t)(d.Server(ctx, "s-1")); len(s.Tags) != 40 {
-		t.Errorf("%d of 40 changes are there", len(s.Tags))
-	}
 }
 
 func TestPanicInChangeFreesTheConnection(t *testing.T) {

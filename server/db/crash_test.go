@@ -127,7 +127,7 @@ func lines(t *testing.T, path string) []string {
 	return strings.Fields(strings.ReplaceAll(strings.TrimSpace(string(b)), " ", "\x00"))
 }
 
-// spawn starts a child and returns when it works.
+// spawn starts a child and returns when it works. The returned function kills it (SIGKILL) and waits for its end.
 func spawn(t *testing.T, dir string, env ...string) (kill func()) {
 	t.Helper()
 	self, err := os.Executable()

@@ -24,7 +24,11 @@ const childVariable = "TRANSFERD_DB_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childVariable); dir != "" {
-		if err := child(context.Background(), dir); err != nil {
+		run := child
+		if os.Getenv(mutateVariable) != "" {
+			run = mutator
+		}
+		if err := run(context.Background(), dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

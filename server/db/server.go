@@ -14,7 +14,7 @@ import (
 
 // CreateServer adds a server with its host keys. A workflow that it refers to must exist.
 func (d *DB) CreateServer(ctx context.Context, s server.Server, keys []hostkeys.Key) error {
-	s.UserCount = 0 // users are counted when read
+	s.UserCount = 0 // has a column of its own
 	if len(keys) > 0 {
 		s.HostKeyFingerprint = shownFingerprint(keys)
 	}
@@ -35,14 +35,14 @@ func (d *DB) CreateServer(ctx context.Context, s server.Server, keys []hostkeys.
 				return err
 			}
 		}
-		if err := quota(ctx, tx, "Server", d.limits.Servers, `servers`); err != nil {
+		if err := quota(ctx, tx, "Server", d.limits.Servers, `SELECT COUNT(*) FROM servers`); err != nil {
 			return err
 		}
 		return attach(ctx, tx, s)
 	})
 }
 
-const selectServers = `SELECT doc, (SELECT COUNT(*) FROM users WHERE server_id = servers.id) FROM servers`
+const selectServers = `SELECT doc, user_count FROM servers`
 
 // Server reads one server, with its number of users.
 func (d *DB) Server(ctx context.Context, id server.ID) (server.Server, error) {
@@ -72,7 +72,7 @@ func (d *DB) UpdateServer(ctx context.Context, id server.ID, change func(*server
 			shown := s.HostKeyFingerprint
 			err := change(s)
 			s.ServerId, s.HostKeyFingerprint = id, shown
-			s.UserCount = 0 // users are counted when read
+			s.UserCount = 0 // has a column of its own
 			return err
 		})
 		if err != nil {

@@ -213,12 +213,12 @@ func revise[T any](ctx context.Context, tx Tx, r row, missing error, change func
 
 // quota refuses what was just inserted if there are more than a limit allows; 0 allows all. It counts after the insert,
 // so that a thing that exists already is called that.
-func quota(ctx context.Context, q Querier, resourceType string, limit int, rows string, args ...any) error {
+func quota(ctx context.Context, q Querier, resourceType string, limit int, count string, args ...any) error {
 	if limit <= 0 {
 		return nil
 	}
 	var n int
-	if err := q.QueryRow(ctx, `SELECT COUNT(*) FROM `+rows, args...).Scan(&n); err != nil {
+	if err := q.QueryRow(ctx, count, args...).Scan(&n); err != nil {
 		return err
 	}
 	if n > limit {

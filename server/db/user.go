@@ -13,7 +13,7 @@ func (d *DB) CreateUser(ctx context.Context, id server.ID, u server.User) error 
 		return err
 	}
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
-		if err := requireServer(ctx, tx, id); err != nil {
+		if err := countUser(ctx, tx, id, +1); err != nil {
 			return err
 		}
 		n, err := tx.Exec(ctx, `INSERT INTO users (server_id, name, rev, doc) VALUES ($1, $2, 1, $3) ON CONFLICT DO NOTHING`,
@@ -24,7 +24,7 @@ func (d *DB) CreateUser(ctx context.Context, id server.ID, u server.User) error 
 		if n == 0 {
 			return &server.ExistsError{ResourceType: "User", Resource: u.UserName}
 		}
-		return quota(ctx, tx, "User", d.limits.UsersPerServer, `users WHERE server_id = $1`, id)
+		return quota(ctx, tx, "User", d.limits.UsersPerServer, `SELECT user_count FROM servers WHERE id = $1`, id)
 	})
 }
 
@@ -73,7 +73,7 @@ func (d *DB) UpdateUser(ctx context.Context, id server.ID, name string, change f
 // DeleteUser removes a user from a server.
 func (d *DB) DeleteUser(ctx context.Context, id server.ID, name string) error {
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
-		if err := requireServer(ctx, tx, id); err != nil {
+		if err := countUser(ctx, tx, id, -1); err != nil {
 			return err
 		}
 		n, err := tx.Exec(ctx, `DELETE FROM users WHERE server_id = $1 AND name = $2`, id, name)
@@ -82,6 +82,15 @@ func (d *DB) DeleteUser(ctx context.Context, id server.ID, name string) error {
 		}
 		return err
 	})
+}
+
+// countUser keeps the number of a server's users beside it. An error after it undoes it with the rest.
+func countUser(ctx context.Context, tx Tx, id server.ID, by int) error {
+	n, err := tx.Exec(ctx, `UPDATE servers SET user_count = user_count + $1 WHERE id = $2`, by, id)
+	if err == nil && n == 0 {
+		err = noServer(id)
+	}
+	return err
 }
 
 func noUser(name string) error { return &server.NotFoundError{ResourceType: "User", Resource: name} }

@@ -24,7 +24,7 @@ func (d *DB) CreateWorkflow(ctx context.Context, w workflow.Workflow) error {
 		if n == 0 {
 			return &server.ExistsError{ResourceType: "Workflow", Resource: string(w.WorkflowId)}
 		}
-		return quota(ctx, tx, "Workflow", d.limits.Workflows, `workflows`)
+		return quota(ctx, tx, "Workflow", d.limits.Workflows, `SELECT COUNT(*) FROM workflows`)
 	})
 }
 

@@ -1,0 +1,11 @@
+//go:build race
+
+package db
+
+import "time"
+
+// manyUsers is how many TestManyUsers makes: the race detector makes everything ten times slower.
+const manyUsers = 2_000
+
+// killWithin bounds the life of a child that TestKilledWhileChanging kills.
+const killWithin = 500 * time.Millisecond
