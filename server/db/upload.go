@@ -9,6 +9,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -44,6 +45,25 @@ func (d *DB) Note(ctx context.Context, id, token string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("journal: note: %w", err)
+	}
+	return nil
+}
+
+// Committed marks an upload that the storage has committed. It is durable once it returns.
+func (d *DB) Committed(ctx context.Context, id string, o storage.Object, received int64) error {
+	doc, err := encode(session.Commit{Object: o, Received: received})
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE uploads SET committed = $1 WHERE id = $2 AND ended = 0`, doc, id)
+		if err == nil && n == 0 {
+			err = &server.NotFoundError{ResourceType: "Upload", Resource: id} // or ended, which nobody marks
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("journal: committed: %w", err)
 	}
 	return nil
 }
@@ -163,14 +183,20 @@ func uploads(ctx context.Context, q Querier, where string, args ...any) ([]Uploa
 func eachUpload(ctx context.Context, q Querier, each func(UploadRecord) error, where string, args ...any) error {
 	return q.Query(ctx, func(scan func(...any) error) error {
 		var r UploadRecord
-		var token, doc, verdict string
-		if err := scan(&token, &doc, &verdict); err != nil {
+		var token, doc, committed, verdict string
+		if err := scan(&token, &doc, &committed, &verdict); err != nil {
 			return err
 		}
 		if err := json.Unmarshal([]byte(doc), &r.Upload); err != nil {
 			return err
 		}
 		r.Upload.Token = token
+		if committed != "" {
+			r.Upload.Committed = &session.Commit{}
+			if err := json.Unmarshal([]byte(committed), r.Upload.Committed); err != nil {
+				return err
+			}
+		}
 		if verdict != "" {
 			r.Verdict = &session.Verdict{}
 			if err := json.Unmarshal([]byte(verdict), r.Verdict); err != nil {
@@ -178,7 +204,7 @@ func eachUpload(ctx context.Context, q Querier, each func(UploadRecord) error, w
 			}
 		}
 		return each(r)
-	}, `SELECT token, doc, verdict FROM uploads `+where, args...)
+	}, `SELECT token, doc, committed, verdict FROM uploads `+where, args...)
 }
 
 func requireUpload(ctx context.Context, q Querier, id string) error {
