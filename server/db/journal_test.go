@@ -28,7 +28,11 @@ func TestJournal(t *testing.T) {
 	must(t, d.Note(ctx, u.ID, "token"))
 	wantNotFound(t, d.Note(ctx, "none", "token"), "Upload", "none")
 
+	must(t, d.Committed(ctx, u.ID, whole().Object, 7))
+	wantNotFound(t, d.Committed(ctx, "none", whole().Object, 7), "Upload", "none")
+
 	u.Token = "token"
+	u.Committed = &session.Commit{Object: whole().Object, Received: 7}
 	if left := value[[]session.Upload](t)(d.Unfinished(ctx, "n1")); !reflect.DeepEqual(left, []session.Upload{u}) {
 		t.Errorf("unfinished %+v, want %+v", left, u)
 	}

@@ -19,9 +19,10 @@ var errNoVerdict = errors.New("the verdict could not be written")
 
 // File is an upload that a client has open.
 type File struct {
-	s    *Session
-	path string // as the client sees it, absolute
-	turn int    // which of the session's files; set by hold
+	s        *Session
+	path     string // as the client sees it, absolute
+	turn     int    // which of the session's files; set by hold
+	declared int64  // the size that the client announced, 0 if it did not
 
 	size     atomic.Int64 // the end of the farthest byte
 	received atomic.Int64 // bytes taken, counted as often as they came
@@ -32,7 +33,8 @@ type File struct {
 	up       storage.Upload
 	row      Upload        // read by everybody; Received alone changes, once, in begin
 	begun    bool          // the journal has the row
-	closed   bool          // Close or the session's end has come
+	closed   bool          // Close, Commit or the session's end has come
+	waiting  *Commit       // committed, and Settle has not come yet
 	released bool          // a WriteAt was cut off by the session's end: its bytes are missing
 	failure  error         // the first error of the storage or of Begin: final
 	settled  chan struct{} // set with failure: closed when abort and the verdict are done
@@ -90,6 +92,14 @@ func (f *File) interrupted(err error) bool {
 // Close ends the upload: the bytes are committed, the verdict is durable, then it returns. After an error of the storage
 // nothing is kept and the verdict is refused.
 func (f *File) Close() error {
+	return f.close(func() error {
+		defer f.s.release(f)
+		return f.commit(f.judged(Complete, Closed))
+	})
+}
+
+// close ends the writing and lets finish do the rest, with mu held.
+func (f *File) close(finish func() error) error {
 	f.mu.Lock()
 	if f.failure != nil {
 		settled, err := f.settled, f.failure
@@ -103,13 +113,21 @@ func (f *File) Close() error {
 		return fs.ErrClosed
 	}
 	f.closed = true
-	defer f.s.release(f)
 	if !f.begun {
 		if err := f.begin(0); err != nil {
+			f.s.release(f)
 			return errors.Join(err, f.abort())
 		}
 	}
-	return f.commit(Complete, Closed)
+	return finish()
+}
+
+// judged is the verdict on a file that its client closed, as the manager's mode has it.
+func (f *File) judged(outcome Outcome, evidence Evidence) (Outcome, Evidence) {
+	if outcome == Complete && f.s.m.cfg.Integrity && f.size.Load() < f.declared {
+		return Partial, Short
+	}
+	return outcome, evidence
 }
 
 // cut ends the upload because the session ended.
@@ -118,6 +136,11 @@ func (f *File) cut(evidence Evidence) {
 	defer f.mu.Unlock()
 	if f.failure != nil {
 		<-f.settled
+		return
+	}
+	if f.waiting != nil {
+		// end has logged what went wrong.
+		_ = f.settle(Partial, evidence)
 		return
 	}
 	if f.closed {

@@ -36,6 +36,8 @@ type Config struct {
 	// Unsettled says whether an upload to this place awaits recovery: until it has its verdict no other may begin there,
 	// because recovery would put the old bytes over the new. Usually Recovery.Unsettled; default: never.
 	Unsettled func(storage.Location) bool
+	// Integrity also calls a closed file partial that is shorter than its client declared. AWS does not.
+	Integrity bool
 }
 
 func (c *Config) defaults() {

@@ -36,7 +36,8 @@ type RecoverConfig struct {
 	Timeout time.Duration
 }
 
-// Recovery ends the uploads that a process left behind when it died: partial, evidence crash.
+// Recovery ends the uploads that a process left behind when it died: partial, evidence crash; complete if they were
+// committed and only their verdict was missing.
 type Recovery struct {
 	cfg     RecoverConfig
 	settled chan struct{}
@@ -158,6 +159,10 @@ func (r *Recovery) settle(ctx context.Context, u Upload) {
 func (r *Recovery) try(ctx context.Context, u Upload) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
+	if c := u.Committed; c != nil {
+		// The client had its answer, or was about to get it: what it did with it nobody will know.
+		return r.end(ctx, u, Verdict{Outcome: Complete, Evidence: Crash, Object: c.Object, Received: c.Received, Ended: r.cfg.Now()}, nil)
+	}
 	obj, err := r.resume(ctx, u)
 	v := Verdict{Outcome: Partial, Evidence: Crash, Object: obj, Received: max(obj.Size, u.Received), Ended: r.cfg.Now()}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
@@ -167,11 +172,16 @@ func (r *Recovery) try(ctx context.Context, u Upload) error {
 	} else if err != nil {
 		return err
 	}
-	if endErr := r.cfg.Journal.End(ctx, u, v); endErr != nil {
-		return fmt.Errorf("end upload: %w", endErr)
+	return r.end(ctx, u, v, err)
+}
+
+// end writes a verdict; cause is what the log says of a refused one.
+func (r *Recovery) end(ctx context.Context, u Upload, v Verdict, cause error) error {
+	if err := r.cfg.Journal.End(ctx, u, v); err != nil {
+		return fmt.Errorf("end upload: %w", err)
 	}
 	r.cfg.Metrics.ended(u, v)
-	r.report(u, v, err)
+	r.report(u, v, cause)
 	return nil
 }
 
@@ -200,8 +210,12 @@ func (r *Recovery) report(u Upload, v Verdict, cause error) {
 		slog.String("bytes-in", strconv.FormatInt(v.Received, 10)),
 		slog.String("verdict", string(v.Outcome)), slog.String("evidence", string(v.Evidence)),
 	}
-	if v.Outcome == Partial {
+	switch v.Outcome {
+	case Partial:
 		entry(log, slog.LevelInfo, "PARTIAL_CLOSE", attrs...)
+		return
+	case Complete:
+		entry(log, slog.LevelInfo, "CLOSE", attrs...)
 		return
 	}
 	entry(log, slog.LevelError, "ERROR", append(attrs, slog.String("operation", "CLOSE"),

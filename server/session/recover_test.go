@@ -41,6 +41,9 @@ func TestCrashAtEachPoint(t *testing.T) {
 		{"end", "close", []string{"complete/closed 6/6"}, "abcdef", true},
 		{"commit", "end", []string{"partial/crash 6/6"}, "abcdef", true},
 		{"end", "end", []string{"partial/disconnect 6/6"}, "abcdef", true},
+		{"commit", "settle", []string{"partial/crash 6/6"}, "abcdef", true},
+		{"committed", "settle", []string{"complete/crash 6/6"}, "abcdef", true},
+		{"end", "settle", []string{"partial/reset 6/6"}, "abcdef", true},
 		{"resume", "close", []string{"partial/crash 6/6"}, "abcdef", true},
 	} {
 		t.Run(c.point+" "+c.how, func(t *testing.T) {
@@ -88,8 +91,12 @@ func live(s *session.Session, how string) {
 	}
 	_, _ = f.WriteAt([]byte("abc"), 0)
 	_, _ = f.WriteAt([]byte("def"), 3)
-	if how == "close" {
+	switch how {
+	case "close":
 		_ = f.Close()
+	case "settle":
+		_ = f.Commit()
+		_ = f.Settle(session.Partial, session.Reset)
 	}
 }
 

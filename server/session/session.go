@@ -2,7 +2,9 @@
 // customer.
 //
 // The order that survives any crash: the journal's Begin, the bytes, the storage's Commit, the journal's End, and only
-// then the client's answer. Whatever was begun and not ended is a partial upload, and Recover gives it that verdict.
+// then the client's answer. Whatever was begun and not ended is a partial upload, and Recover gives it that verdict. Where
+// the verdict depends on what the client does with the answer, the journal's Committed stands before the answer and End
+// after it (File.Commit and File.Settle); a crash between the two counts as complete.
 //
 // It knows nothing of the wire, of workflows or of SQL: a protocol calls it, it calls vfs and the Journal.
 package session
@@ -58,6 +60,8 @@ type CreateOptions struct {
 	// Truncate is what happens anyway: an upload replaces the file when it is committed. It is here so that a protocol
 	// passes on what it was told.
 	Truncate bool
+	// Declared is how large the client said the file would be, 0 if it did not say.
+	Declared int64
 }
 
 // ID is the session's id as the logs show it.
@@ -107,7 +111,7 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 	if err := s.mayCreate(p, opt); err != nil {
 		return nil, err
 	}
-	f := &File{s: s, path: s.fs.RealPath(p), row: Upload{
+	f := &File{s: s, path: s.fs.RealPath(p), declared: opt.Declared, row: Upload{
 		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
 		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
 	}}
@@ -206,7 +210,8 @@ func (s *Session) Rename(oldPath, newPath string) error {
 
 // End ends the session: every upload that is open becomes partial with this evidence. A Close that has begun is waited
 // for and stays complete, because the client's CLOSE had come; a protocol that calls Close in goroutines of its own
-// waits until they have begun, or better ended, before it calls End.
+// waits until they have begun, or better ended, before it calls End. A protocol that calls Commit settles before End: what
+// is committed and not settled becomes partial too, since nobody knows that the client took the answer.
 //
 // It returns when all verdicts are durable, or when their time is up: that was logged, the journal's row stays open, and
 // recovery ends it. A second End waits for the first.

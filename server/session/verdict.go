@@ -29,6 +29,15 @@ const (
 	ServerStop Evidence = "server-stop"
 	Crash      Evidence = "crash"
 	Storage    Evidence = "storage"
+
+	// What a protocol with a data connection of its own sees besides.
+	Reset         Evidence = "reset"           // the data connection was reset, or the transfer failed otherwise
+	ControlLost   Evidence = "control-lost"    // the control connection ended before the client took the final reply
+	NoCloseNotify Evidence = "no-close-notify" // complete, but the data stream ended without TLS's own end
+	Abort         Evidence = "abort"           // the client said so
+	// Short is a file that its client closed before it reached the size that the client itself had declared. Only
+	// Config.Integrity makes it partial.
+	Short Evidence = "short"
 )
 
 // Upload is one file that a client sends: a row of the journal.
@@ -46,6 +55,14 @@ type Upload struct {
 	Received int64
 	// Token is what the storage noted, "" if nothing. Filled in by the journal for recovery.
 	Token string
+	// Committed is what Journal.Committed marked, nil if nothing. Filled in by the journal for recovery.
+	Committed *Commit `json:",omitempty"`
+}
+
+// Commit is an upload whose bytes the storage has committed, and whose verdict is still to come.
+type Commit struct {
+	Object   storage.Object
+	Received int64 // bytes the client sent
 }
 
 // Verdict is how an upload ended.
@@ -63,6 +80,9 @@ type Journal interface {
 	Begin(ctx context.Context, u Upload) error
 	// Note keeps what storage needs to find the upload again.
 	Note(ctx context.Context, id, token string) error
+	// Committed marks an upload whose client is about to be told that it arrived, and whose verdict waits for what the
+	// client does then. If the process dies in between, the mark makes it complete.
+	Committed(ctx context.Context, id string, o storage.Object, received int64) error
 	// End writes the verdict and, in the same transaction, queues the execution that the server's WorkflowDetails
 	// attach to it: OnUpload for complete, OnPartialUpload for partial, none if Received is zero (AWS: files of size 0
 	// start no workflow). Ending an ended upload again changes nothing and is no error.

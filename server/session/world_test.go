@@ -113,6 +113,13 @@ func (w *world) Note(_ context.Context, id, token string) error {
 	})
 }
 
+func (w *world) Committed(_ context.Context, id string, o storage.Object, received int64) error {
+	return w.do("committed", func() error {
+		w.rows[id].upload.Committed = &session.Commit{Object: o, Received: received}
+		return nil
+	})
+}
+
 func (w *world) End(ctx context.Context, u session.Upload, v session.Verdict) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
