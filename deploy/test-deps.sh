@@ -6,6 +6,12 @@ missing=""
 need() { # command, Debian package
 	PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null 2>&1 || case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
 }
+need_python() { # module, Debian package; any of the Pythons that the tests try will do
+	for python in /usr/bin/python3 python3; do
+		"$python" -c "import $1" >/dev/null 2>&1 && return 0
+	done
+	missing="$missing $2"
+}
 need sftp openssh-client
 need ssh-keygen openssh-client
 need sshd openssh-server
@@ -13,6 +19,7 @@ need lftp lftp
 need psftp putty-tools
 need curl curl
 need aws awscli
+need_python boto3 python3-boto3
 need gcc gcc
 need git git
 [ -z "$missing" ] && exit 0
