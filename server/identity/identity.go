@@ -1,5 +1,6 @@
-// Package identity says what an identity provider is. The implementations are in the folders below: managed (users of
-// the catalogue); gateway, lambda and directory come later.
+// Package identity says what an identity provider is, and asks the right one for each server. The implementations are in
+// the folders below: managed (users of the catalogue) and gateway (an HTTP endpoint, which usersfile can be); lambda and
+// directory come later. guard stands before them all and slows down who guesses.
 //
 // It knows nothing of sessions, paths, storage or workflows.
 package identity
