@@ -134,7 +134,7 @@ func overlay(old, in object, nested ...string) object {
 func FuzzServerRoundTrip(f *testing.F) {
 	w, m := newWorld(f), loadModel(f)
 	flows := []string{w.newWorkflow(f), w.newWorkflow(f)}
-	seeds(f, 150)
+	seeds(f, 60)
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		x := exchange{w, t, newGenerator(t, m, seed, flows...)}
 		in := x.g.server(x.g.structure("CreateServerRequest"), nil)
@@ -256,7 +256,7 @@ func (g *generator) endpoint(endpoint string, was object, addresses bool) object
 func FuzzUserRoundTrip(f *testing.F) {
 	w, m := newWorld(f), loadModel(f)
 	s3, efs, groups := w.newServer(f), w.server(f, `"Domain":"EFS"`), w.server(f, directory)
-	seeds(f, 150)
+	seeds(f, 60)
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		x := exchange{w, t, newGenerator(t, m, seed)}
 		noun, id, own := "User", pick(x.g.r, s3, efs), []string{"Arn", "UserName", "SshPublicKeys"}
@@ -320,7 +320,7 @@ func (g *generator) home(in, was object, efs bool) object {
 // FuzzWorkflowRoundTrip does the same for workflows, which never change.
 func FuzzWorkflowRoundTrip(f *testing.F) {
 	w, m := newWorld(f), loadModel(f)
-	seeds(f, 100)
+	seeds(f, 40)
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		x := exchange{w, t, newGenerator(t, m, seed)}
 		x.g.special["WorkflowSteps"] = x.g.steps

@@ -362,8 +362,8 @@ func TestProviderChanges(t *testing.T) {
 		}
 		return w.describe(t, id).IdentityProviderDetails
 	}
-	d := update(gateway)
-	d = update(`"IdentityProviderDetails":{"SftpAuthenticationMethods":"PASSWORD"}`)
+	update(gateway)
+	d := update(`"IdentityProviderDetails":{"SftpAuthenticationMethods":"PASSWORD"}`)
 	if *d.Url != "https://x.example/prod" || d.SftpAuthenticationMethods != types.SftpAuthenticationMethodsPassword {
 		t.Errorf("got %s", pretty(d))
 	}
