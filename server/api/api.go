@@ -273,6 +273,10 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, c *call) ([]byte, error
 		return nil, err
 	}
 	c.accessKey = claim.AccessKeyID
+	caller := a.callers[c.accessKey]
+	if err := caller.throttle(a.now()); err != nil {
+		return nil, err
+	}
 	name, err := awsjson.Target(r, targetPrefix)
 	if err != nil {
 		return nil, err
@@ -282,7 +286,7 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, c *call) ([]byte, error
 		return nil, awsjson.Errorf("UnknownOperationException", "There is no operation of that name")
 	}
 	c.operation = name
-	if err := a.callers[c.accessKey].admit(name, a.now()); err != nil {
+	if err := caller.authorize(name); err != nil {
 		return nil, err
 	}
 	run := a.operations[name]

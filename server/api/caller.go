@@ -96,15 +96,22 @@ func newCallers(keys []AccessKey, operations []string) (map[string]*caller, erro
 	return callers, nil
 }
 
-// admit refuses a proven caller that calls too often, or what it may not call.
-func (c *caller) admit(operation string, now time.Time) error {
-	if c.bucket != nil {
-		if wait := c.bucket.take(now); wait > 0 {
-			refusal := awsjson.Errorf("ThrottlingException", "Rate exceeded: access key %s may make %v requests a second", c.key.ID, c.key.RequestsPerSecond)
-			refusal.RetryAfter = wait
-			return refusal
-		}
+// throttle refuses a proven caller that calls too often.
+func (c *caller) throttle(now time.Time) error {
+	if c.bucket == nil {
+		return nil
 	}
+	wait := c.bucket.take(now)
+	if wait == 0 {
+		return nil
+	}
+	refusal := awsjson.Errorf("ThrottlingException", "Rate exceeded: access key %s may make %v requests a second", c.key.ID, c.key.RequestsPerSecond)
+	refusal.RetryAfter = wait
+	return refusal
+}
+
+// authorize refuses a caller what it may not call.
+func (c *caller) authorize(operation string) error {
 	allowed := func(patterns []string) bool {
 		return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, operation) })
 	}

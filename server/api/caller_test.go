@@ -130,6 +130,13 @@ func TestRates(t *testing.T) {
 	at.advance(time.Hour)
 	allowed("SLOW", 3)
 	allowed("FAST", 5)
+	at.advance(time.Hour)
+	for range 5 { // what does not exist is counted too
+		r := w.request(t, "MakeCoffee", `{}`)
+		sign(t, r, `{}`, at.signing(), func(s *signing) { s.id, s.secret = "FAST", "secret of FAST" })
+		send(t, r).refused(t, 400, "UnknownOperationException")
+	}
+	call("FAST").refused(t, 400, "ThrottlingException")
 
 	// Whoever cannot sign uses up nobody's rate.
 	at.advance(time.Hour)

@@ -273,6 +273,18 @@ func TestNoLimits(t *testing.T) {
 	}
 }
 
+// Limits that the catalogue keeps are told in words.
+func TestQuotasAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for kind, words := range map[string]string{
+		"Server": "50 servers", "User": "50 users on this server", "Workflow": "50 workflows", "Access": "50 accesses on this server",
+	} {
+		w.fail(fmt.Errorf("create: %w", &server.QuotaError{ResourceType: kind, Limit: 50}))
+		w.call(t, "CreateServer", `{}`).refused(t, 400, "InvalidRequestException", "You have reached the service quota of "+words)
+	}
+}
+
 // What a user needs depends on the domain of its server, and on who its users are.
 func TestUsersAndTheirServer(t *testing.T) {
 	t.Parallel()
