@@ -330,8 +330,8 @@ func TestMatch(t *testing.T) {
 }
 
 // TestTableIsComplete: every operation of the model is in the table; those that are served with a request that succeeds
-// and with each of their errors, but for those of the service's own faults (faults_test.go) and of callers
-// (callers_test.go).
+// and with each of their errors, but for those that TestCallers and TestFaults bring about, and for
+// ServiceUnavailableException, which this service never answers.
 func TestTableIsComplete(t *testing.T) {
 	t.Parallel()
 	m, err := model.Load()
