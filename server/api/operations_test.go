@@ -64,7 +64,8 @@ func keptMembers() []keptMember {
 	const vpc = `"EndpointType":"VPC","EndpointDetails":{"VpcId":"vpc-0123456789abcdef0","SubnetIds":["subnet-0123456789abcdef0"],"SecurityGroupIds":["sg-0123456789abcdef0"]}`
 	const network = "there is no VPC: servers listen where the configuration says"
 	const credentials = "files are reached with the daemon's own credentials"
-	carriers := []string{"server/identity/managed/managed.go", "server/sftpd/channel.go", "server/sftpd/log.go"}
+	const response = "server/identity/internal/response/response.go"
+	carriers := []string{"server/identity/managed/managed.go", response, "server/sftpd/channel.go", "server/sftpd/log.go", "server/ftpd/login.go"}
 	return []keptMember{
 		{"Server", "EndpointType", network, vpc, "", nil},
 		{"Server", "EndpointDetails.VpcId", network, vpc, "", nil},
@@ -84,9 +85,9 @@ func keptMembers() []keptMember {
 		{"Server", "WorkflowDetails.OnPartialUpload.ExecutionRole", credentials + "; executions show it",
 			`"WorkflowDetails":{"OnPartialUpload":[{"WorkflowId":"WORKFLOW","ExecutionRole":"` + role + `"}]}`, "", nil},
 		{"User", "Role", credentials + "; the log shows it", ``, "", carriers},
-		{"User", "PosixProfile", "it is for Amazon EFS; on S3 it means nothing", `"PosixProfile":{"Uid":1,"Gid":2,"SecondaryGids":[3]}`, "", []string{"server/identity/managed/managed.go"}},
+		{"User", "PosixProfile", "it is for Amazon EFS; on S3 it means nothing", `"PosixProfile":{"Uid":1,"Gid":2,"SecondaryGids":[3]}`, "", []string{"server/identity/managed/managed.go", response}},
 		{"Access", "Role", credentials, ``, "", carriers},
-		{"Access", "PosixProfile", "it is for Amazon EFS; on S3 it means nothing", `"PosixProfile":{"Uid":1,"Gid":2}`, "", []string{"server/identity/managed/managed.go"}},
+		{"Access", "PosixProfile", "it is for Amazon EFS; on S3 it means nothing", `"PosixProfile":{"Uid":1,"Gid":2}`, "", []string{"server/identity/managed/managed.go", response}},
 	}
 }
 

@@ -154,16 +154,16 @@ func TestBodyLimit(t *testing.T) {
 	w := newWorld(t)
 	pad := func(n int) string { return `{"Pad":"` + strings.Repeat("x", n-len(`{"Pad":""}`)) + `"}` }
 	for _, length := range []int64{1, -1} {
-		body := pad(4<<20 + 1)
+		body := pad(1<<20 + 1)
 		r := w.request(t, "ListServers", body)
 		if length < 0 {
 			r.ContentLength = -1
 		}
 		sign(t, r, body)
-		send(t, r).refused(t, 413, "RequestEntityTooLargeException", "4194304")
+		send(t, r).refused(t, 413, "RequestEntityTooLargeException", "1048576")
 	}
-	if a := w.call(t, "ListServers", pad(4<<20)); a.Status != 200 {
-		t.Errorf("a body of 4 MiB: %d %s", a.Status, a.Message)
+	if a := w.call(t, "ListServers", pad(1<<20)); a.Status != 200 {
+		t.Errorf("a body of 1 MiB: %d %s", a.Status, a.Message)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// MaxBody is the largest request body that is read: room for the 2.1 MB of HomeDirectoryMappings that AWS takes.
-const MaxBody = 4 << 20
+// MaxBody is the largest request body that is read, in bytes.
+const MaxBody = 1 << 20
 
 // ContentType is the media type of requests and answers.
 const ContentType = "application/x-amz-json-1.1"
