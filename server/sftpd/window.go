@@ -60,8 +60,8 @@ func (b *windowBudget) give(n int) {
 
 // window reads a channel and keeps its window. Only the front's goroutine uses it.
 type window struct {
-	channel unsafe.Pointer // the *ssh.channel
-	pending io.Reader      // its buffer: what has arrived and was not read
+	pending io.Reader          // the channel's buffer: what has arrived and was not read
+	adjust  func(uint32) error // hands bytes back
 	budget  *windowBudget
 	now     func() time.Time
 
@@ -91,7 +91,8 @@ func newWindow(ch ssh.Channel, budget *windowBudget, now func() time.Time) *wind
 	if !ok {
 		return nil
 	}
-	return &window{channel: v.UnsafePointer(), pending: pending, budget: budget, now: now, size: baseWindow}
+	adjust := func(bytes uint32) error { return adjustWindow(v.UnsafePointer(), bytes) }
+	return &window{pending: pending, adjust: adjust, budget: budget, now: now, size: baseWindow}
 }
 
 // bulk says before each Read whether uploads are open. The window of a channel without one shrinks as bytes come, and
@@ -127,7 +128,7 @@ func (w *window) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	// An error means that the connection is over. What has arrived is still to be read; its end comes then.
-	_ = adjustWindow(w.channel, uint32(w.credit))
+	_ = w.adjust(uint32(w.credit))
 	w.credit = 0
 	return n, nil
 }
