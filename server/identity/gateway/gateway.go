@@ -62,8 +62,11 @@ func New(c Config) *Provider {
 	if c.Client != nil {
 		client = *c.Client
 	} else {
+		// HTTP/1 keeps the case of header names, which mapping templates of API Gateway may look for.
+		only := &http.Protocols{}
+		only.SetHTTP1(true)
 		client.Transport = &http.Transport{
-			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
+			Proxy: http.ProxyFromEnvironment, Protocols: only, TLSHandshakeTimeout: 10 * time.Second,
 			MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
 		}
 	}
@@ -219,7 +222,8 @@ func request(ctx context.Context, s server.Server, a identity.Attempt) (*http.Re
 	}
 	if len(a.PublicKey) == 0 && a.Password != "" {
 		r.Header.Set("Password", headerSafe(a.Password))
-		r.Header.Set("PasswordBase64", base64.StdEncoding.EncodeToString([]byte(a.Password)))
+		// Not by Set, which would write it Passwordbase64.
+		r.Header["PasswordBase64"] = []string{base64.StdEncoding.EncodeToString([]byte(a.Password))}
 	}
 	return r, nil
 }
