@@ -67,13 +67,19 @@ func launch(t *testing.T, opt startOptions) *proc {
 	if opt.data == "" {
 		opt.data = t.TempDir()
 	}
+	any := "127.0.0.1:0"
+	opt.args = append([]string{"dev", "-data", opt.data, "-api", any, "-sftp", any, "-s3", any, "-metrics", any}, opt.args...)
+	return spawn(t, opt)
+}
+
+// spawn runs transferd with exactly the arguments of the options.
+func spawn(t *testing.T, opt startOptions) *proc {
+	t.Helper()
 	if opt.program == "" {
 		opt.program = os.Args[0]
 	}
 	p := &proc{t: t, data: opt.data, ended: make(chan struct{})}
-	any := "127.0.0.1:0"
-	args := append([]string{"dev", "-data", opt.data, "-api", any, "-sftp", any, "-s3", any, "-metrics", any}, opt.args...)
-	p.cmd = exec.Command(opt.program, args...)
+	p.cmd = exec.Command(opt.program, opt.args...)
 	p.cmd.Env = append(os.Environ(), mainVariable+"=1", crashVariable+"="+opt.crash)
 	p.cmd.Env = append(p.cmd.Env, opt.env...)
 	stdout, err := p.cmd.StdoutPipe()
@@ -226,6 +232,24 @@ func (p *proc) api() *transfer.Client {
 	return transfer.New(transfer.Options{Region: p.env["AWS_REGION"], BaseEndpoint: aws.String(p.env["TRANSFER_ENDPOINT"]), Credentials: p.credentials()})
 }
 
+// transferd runs another transferd command with dev.env's variables.
+func (p *proc) transferd(args ...string) (stdout, stderr string, code int) {
+	p.t.Helper()
+	cmd := exec.CommandContext(p.t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), mainVariable+"=1")
+	for k, v := range p.env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		p.t.Fatalf("transferd %s: %v", strings.Join(args, " "), err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
 func (p *proc) s3() *s3.Client {
 	return s3.New(s3.Options{Region: p.env["AWS_REGION"], BaseEndpoint: aws.String(p.env["S3_ENDPOINT"]), Credentials: p.credentials(), UsePathStyle: true})
 }
@@ -246,17 +270,30 @@ func (p *proc) aws(args ...string) map[string]any {
 
 func (p *proc) awsText(args ...string) string {
 	p.t.Helper()
+	stdout, stderr, err := p.tryAWS(args...)
+	if err != nil {
+		p.t.Fatalf("aws %s: %v\n%s", strings.Join(args, " "), err, stderr)
+	}
+	return stdout
+}
+
+// tryAWS runs the real aws CLI, which may fail.
+func (p *proc) tryAWS(args ...string) (stdout, stderr string, err error) {
+	p.t.Helper()
 	args = append([]string{"transfer", "--endpoint-url", p.env["TRANSFER_ENDPOINT"], "--output", "json"}, args...)
 	cmd := exec.CommandContext(p.t.Context(), "aws", args...)
 	cmd.Env = append(os.Environ(), "AWS_PAGER=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
 		"AWS_ACCESS_KEY_ID="+p.env["AWS_ACCESS_KEY_ID"], "AWS_SECRET_ACCESS_KEY="+p.env["AWS_SECRET_ACCESS_KEY"],
 		"AWS_DEFAULT_REGION="+p.env["AWS_REGION"])
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		p.t.Fatalf("aws %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	for _, name := range []string{"AWS_CA_BUNDLE", "AWS_MAX_ATTEMPTS"} {
+		if value := p.env[name]; value != "" {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
 	}
-	return stdout.String()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return out.String(), errs.String(), err
 }
 
 // sshOptions are what OpenSSH's tools need to reach the daemon.

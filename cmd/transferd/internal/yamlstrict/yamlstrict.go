@@ -195,11 +195,12 @@ func fields(v reflect.Value, known map[string]reflect.Value) {
 	}
 }
 
-// guess names the known key that was probably meant: the one that differs only in case, dashes or one letter.
+// guess names the known key that was probably meant: the one that differs only in case, dashes or a letter, two in a
+// long word.
 func guess(name string, known map[string]reflect.Value) string {
 	var near []string
 	for k := range known {
-		if plain(k) == plain(name) || distance(plain(k), plain(name)) <= 1 {
+		if distance(plain(k), plain(name)) <= max(1, min(2, len(name)/3)) {
 			near = append(near, k)
 		}
 	}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// updateDocs has TestConfigurationDocs write the page instead of comparing it.
+var updateDocs = flag.Bool("update-docs", false, "write docs/configuration.md")
+
+var secrets = map[string]string{
+	envAccessKeys: "AKIAOPERATOR:one,AKIAMONITORING:two AKIAONBOARDING:three", envS3AccessKey: "s3id", envS3SecretKey: "s3secret",
+}
+
+func environment(more map[string]string) func(string) string {
+	return func(name string) string { return more[name] }
+}
+
+// TestSampleConfig: the sample is valid, names every key, and its commented keys show the defaults.
+func TestSampleConfig(t *testing.T) {
+	t.Parallel()
+	sample := filepath.Join("..", "..", "deploy", "transferd.yaml")
+	f, err := loadFile(sample, environment(secrets))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := f.config().Keys; len(k) != 3 || k[1].ID != "AKIAMONITORING" || !k[1].ReadOnly || k[1].Secret != "two" || k[2].Operations[3] != "List*" {
+		t.Errorf("access keys %+v", k)
+	}
+	// The same file with everything that is commented out switched on says the same, but for TLS, whose files are none here.
+	all := uncommented(string(mustRead(t, sample)))
+	for _, k := range keysOf(reflect.TypeFor[configFile](), "") {
+		name := k[strings.LastIndex(k, ".")+1:]
+		if !strings.Contains(all, "\n"+name+":") && !strings.Contains(all, " "+name+":") {
+			t.Errorf("the sample has no key %s", k)
+		}
+	}
+	name := filepath.Join(t.TempDir(), "all.yaml")
+	cert := newKeyPair(t, filepath.Dir(name), "localhost")
+	all = strings.NewReplacer("/etc/transferd/api.pem", cert.Certificate, "/etc/transferd/api.key", cert.Key).Replace(all)
+	if err := os.WriteFile(name, []byte(all), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	full, err := loadFile(name, environment(secrets))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, all)
+	}
+	full.API.TLS = tlsFile{}
+	for i := range full.API.AccessKeys {
+		if len(full.API.AccessKeys[i].Operations) == 0 {
+			full.API.AccessKeys[i].Operations = nil
+		}
+	}
+	if !reflect.DeepEqual(full, f) {
+		t.Errorf("the commented keys are not the defaults:\n%+v\n%+v", full, f)
+	}
+}
+
+// uncommented switches on the keys that a sample has as comments: lines of "# key:" or "#   key:".
+func uncommented(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		space := line[:len(line)-len(strings.TrimLeft(line, " "))]
+		if rest, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "# "); ok {
+			key, _, found := strings.Cut(strings.TrimSpace(rest), ":")
+			if found && strings.IndexFunc(key, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' }) < 0 {
+				line = space + rest
+			}
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+// keysOf lists the keys of a file, api.tls.key.
+func keysOf(t reflect.Type, path string) []string {
+	var keys []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := path + f.Tag.Get("yaml")
+		keys = append(keys, key)
+		if inner := structOf(f.Type); inner != nil {
+			keys = append(keys, keysOf(inner, key+".")...)
+		}
+	}
+	return keys
+}
+
+// structOf is the struct of a section or of a list's items; nil for a value.
+func structOf(t reflect.Type) reflect.Type {
+	if t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || !strings.HasSuffix(t.Name(), "File") {
+		return nil
+	}
+	return t
+}
+
+// TestConfigErrors: what is wrong is named with its line and its key, all at once, and no secret is repeated.
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	const valid = "s3: {access_key: a, secret_key: hush}\napi: {access_keys: [{id: A, secret: hush}]}\n"
+	for _, c := range []struct {
+		text string
+		env  map[string]string
+		want string // "": valid
+	}{
+		{valid, nil, ""},
+		{"", secrets, ""},
+		{"s3: {access_key: a, secret_key: hush}\n", nil, "api.access_keys: is empty"},
+		{valid, map[string]string{envAccessKeys: "A"}, envAccessKeys + ": entry 1 is not ID:SECRET"},
+		{"api: {access_keys: [{id: A}]}", map[string]string{envS3AccessKey: "a", envS3SecretKey: "hush"}, "line 1: api.access_keys[0]: needs a secret"},
+		{valid + "regoin: x\n", nil, "line 3: regoin: unknown key; is it region?"},
+		{valid + "account: 12\n", nil, "line 3: account: must have 12 digits"},
+		{valid + "account: 000000000012\n", nil, ""},
+		{valid + "buffers: 1TiB\n", nil, "line 3: buffers: must be a number of bytes"},
+		{valid + "buffers: 10MiB\n", nil, "line 3: buffers: must be at least 64MiB"},
+		{valid + "drain: 10\n", nil, "line 3: drain: must be a duration"},
+		{valid + "sftp:\n  ports: 99-1\n", nil, "line 4: sftp.ports: must be ports such as"},
+		{valid + "sftp:\n  host: a:22\n", nil, "line 4: sftp.host: must be an address"},
+		{valid + "log: {level: loud}\n", nil, "line 3: log.level: must be debug"},
+		{valid + "limits:\n  servers: -1\n", nil, "line 4: limits.servers: must not be negative"},
+		{"s3: {access_key: a, secret_key: hush, endpoint: hush}\napi: {access_keys: [{id: A, secret: hush}]}\n", nil, "line 1: s3.endpoint: must be a URL"},
+		{"s3: {}\napi:\n  access_keys:\n    - {id: A, secret: hush, operations: [CreateSever]}\n", secrets, `line 4: api.access_keys[0]: access key id "A": there is no operation "CreateSever"`},
+		{"api:\n  access_keys:\n    - {id: A, secret: hush}\n    - {id: A, secret: hush}\n", secrets, "line 4: api.access_keys[1].id: stands here a second time"},
+		{"api:\n  tls: {certificate: /nowhere}\n", secrets, "line 2: api.tls: needs both"},
+		{"api:\n  tls: {certificate: /nowhere, key: /nowhere}\n", secrets, "line 2: api.tls: stat /nowhere"},
+	} {
+		name := filepath.Join(t.TempDir(), "t.yaml")
+		if err := os.WriteFile(name, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := loadFile(name, environment(c.env))
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%q: %v", c.text, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%q: error %v, want %q", c.text, err, c.want)
+		case err != nil && strings.Contains(err.Error(), "hush"):
+			t.Errorf("%q: the error repeats a secret: %v", c.text, err)
+		}
+	}
+}
+
+// TestConfigurationDocs: docs/configuration.md is made of the comments of the struct, so it cannot lie.
+func TestConfigurationDocs(t *testing.T) {
+	t.Parallel()
+	page := filepath.Join("..", "..", "docs", "configuration.md")
+	want := configurationPage(t)
+	if *updateDocs {
+		if err := os.WriteFile(page, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := mustRead(t, page); !bytes.Equal(got, want) {
+		t.Errorf("docs/configuration.md is not what the struct says; write it with: go test ./cmd/transferd -run TestConfigurationDocs -update-docs")
+	}
+}
+
+func configurationPage(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	b.WriteString("# Configuration of `transferd serve`\n\n" +
+		"One YAML file, given with `-config`. Keys that are not below are errors, which name the line; `transferd serve -config FILE -check`\n" +
+		"says what is wrong and serves nothing. [deploy/transferd.yaml](../deploy/transferd.yaml) is a file to begin with. This page is made of\n" +
+		"the comments of the struct `configFile` by a test.\n\n" +
+		"| variable | what it holds; it wins over the file |\n|---|---|\n" +
+		"| `" + envAccessKeys + "` | secrets of the control API's access keys, `ID:SECRET`, several with spaces or commas between them. An id that the file does not have is a key that may do everything |\n" +
+		"| `" + envS3AccessKey + "`, `" + envS3SecretKey + "`, `" + envS3SessionToken + "` | credentials for the object store |\n\n" +
+		"| key | default | meaning |\n|---|---|---|\n")
+	comments := fieldComments(t, "configfile.go")
+	defaults := defaultFile()
+	var walk func(v reflect.Value, path string)
+	walk = func(v reflect.Value, path string) {
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			key := path + f.Tag.Get("yaml")
+			comment := comments[v.Type().Name()+"."+f.Name]
+			if comment == "" {
+				t.Errorf("%s has no comment", key)
+			}
+			inner := structOf(f.Type)
+			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", key, showDefault(v.Field(i), inner != nil), comment)
+			switch {
+			case inner == nil:
+			case f.Type.Kind() == reflect.Slice:
+				walk(reflect.New(inner).Elem(), key+"[].")
+			default:
+				walk(v.Field(i), key+".")
+			}
+		}
+	}
+	walk(reflect.ValueOf(defaults), "")
+	return b.Bytes()
+}
+
+func showDefault(v reflect.Value, section bool) string {
+	if section || v.Kind() == reflect.Slice {
+		return ""
+	}
+	text := fmt.Sprint(v.Interface())
+	if d, ok := v.Interface().(time.Duration); ok {
+		text = shortDuration(d)
+	}
+	if text == "" {
+		return ""
+	}
+	return "`" + text + "`"
+}
+
+// shortDuration leaves out the zeros that String prints: 30m0s is 30m.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// fieldComments reads the comments of the fields of a file's structs: Struct.Field → text.
+func fieldComments(t *testing.T, name string) map[string]string {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	comments := map[string]string{}
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		if s, ok := spec.Type.(*ast.StructType); ok {
+			for _, f := range s.Fields.List {
+				for _, id := range f.Names {
+					comments[spec.Name.Name+"."+id.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+				}
+			}
+		}
+		return true
+	})
+	return comments
+}
+
+// TestConfigValues: what the file says arrives in the one Config struct.
+func TestConfigValues(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "t.yaml")
+	text := `
+data: /d
+region: eu-central-1
+account: 123456789012
+api: {listen: 127.0.0.1:1, access_keys: [{id: A, secret: s, read_only: true, operations: [ListServers], requests_per_second: 1.5, burst: 3}]}
+metrics: {listen: 127.0.0.1:2}
+sftp: {host: 10.0.0.1, ports: 5000, keepalive: 1s, keepalive_max: 2, idle: 3s, max_sessions: 4}
+s3: {endpoint: http://s3, access_key: a, secret_key: b, session_token: c, path_style: false, retry: 5s, unsigned_payload: true}
+buffers: 64MiB
+workers: 6
+drain: 7s
+retention: 0s
+limits: {servers: 1, users_per_server: 2, keys_per_user: 3, mappings_per_user: 4, workflows: 5, accesses_per_server: 6}
+log: {file: /l, level: warn}
+`
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := f.config()
+	got := fmt.Sprintf("%+v", c)
+	for _, want := range []string{
+		"Data:/d", "{Region:eu-central-1 Account:123456789012}", "{ID:A Secret:s Operations:[ListServers] ReadOnly:true RequestsPerSecond:1.5 Burst:3}",
+		"{ID:B Secret:t Operations:[] ReadOnly:false RequestsPerSecond:0 Burst:0}", "API:127.0.0.1:1", "Metrics:127.0.0.1:2",
+		"{Host:10.0.0.1 First:5000 Last:5000 Keepalive:1s KeepaliveMax:2 Idle:3s MaxSessions:4}",
+		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
+		"Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
+		"{Servers:1 UsersPerServer:2 KeysPerUser:3 MappingsPerUser:4 Workflows:5 AccessesPerServer:6}", "Level:WARN",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("Config has no %s:\n%s", want, got)
+		}
+	}
+	// Every key of the file is in the text above, so that none is forgotten.
+	keys := map[string]bool{}
+	for _, k := range keysOf(reflect.TypeFor[configFile](), "") {
+		keys[k[strings.LastIndex(k, ".")+1:]] = true
+	}
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		if !strings.Contains(text, k+":") && k != "tls" && k != "certificate" && k != "key" {
+			t.Errorf("this test does not set %s", k)
+		}
+	}
+}
