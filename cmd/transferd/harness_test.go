@@ -229,7 +229,15 @@ func (p *proc) credentials() aws.CredentialsProvider {
 }
 
 func (p *proc) api() *transfer.Client {
-	return transfer.New(transfer.Options{Region: p.env["AWS_REGION"], BaseEndpoint: aws.String(p.env["TRANSFER_ENDPOINT"]), Credentials: p.credentials()})
+	o := transfer.Options{Region: p.env["AWS_REGION"], BaseEndpoint: aws.String(p.env["TRANSFER_ENDPOINT"]), Credentials: p.credentials()}
+	if bundle := p.env["AWS_CA_BUNDLE"]; bundle != "" {
+		c, err := trusting(bundle)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		o.HTTPClient = c
+	}
+	return transfer.New(o)
 }
 
 // transferd runs another transferd command with dev.env's variables.

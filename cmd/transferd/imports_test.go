@@ -92,6 +92,11 @@ func rules() []rule {
 			why:   "the database and the queue in it are one room's",
 		},
 		{
+			rooms: []string{"cmd/transferd/internal/apply"},
+			never: []string{"./server/...", "./storage/...", "./workflow/...", "./hostkeys"},
+			why:   "it is a client of the API like any other",
+		},
+		{
 			rooms: []string{"..."}, except: []string{"cmd/transferd", "storage/s3/...", "server/identity/..."},
 			never: []string{"./server/db", "./storage/s3/...", "./storage/memory", "./storage/efs", "./server/identity/managed"},
 			why:   "implementations are chosen in one place, the wiring",

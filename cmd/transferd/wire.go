@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -118,7 +119,8 @@ func (d *daemon) wireHTTP() error {
 	if err != nil {
 		return err
 	}
-	d.apiServer = &http.Server{Handler: control, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	complaints := slog.NewLogLogger(d.log.Handler(), slog.LevelInfo) // of handshakes that fail and the like
+	d.apiServer = &http.Server{Handler: control, ErrorLog: complaints, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	if d.cfg.Certificate != (KeyPair{}) {
 		certificate, err := newCertificate(d.cfg.Certificate, d.log)
 		if err != nil {
@@ -126,7 +128,7 @@ func (d *daemon) wireHTTP() error {
 		}
 		d.apiServer.TLSConfig = certificate.tlsConfig()
 	}
-	d.metricsServer = &http.Server{Handler: d.metricsHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	d.metricsServer = &http.Server{Handler: d.metricsHandler(), ErrorLog: complaints, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	return nil
 }
 
