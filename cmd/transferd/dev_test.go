@@ -112,8 +112,8 @@ func TestHealth(t *testing.T) {
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	blocks := shellBlocks(t, filepath.Join("..", "..", "README.md"))
-	if len(blocks) != 3 {
-		t.Fatalf("README.md has %d shell blocks, want 3", len(blocks))
+	if len(blocks) != 5 {
+		t.Fatalf("README.md has %d shell blocks, want 5", len(blocks))
 	}
 	two := strings.Split(strings.TrimSpace(blocks[0]), "\n")
 	if len(two) != 2 || two[1] != "make test" { // the second command is what runs this test
@@ -129,8 +129,18 @@ func TestReadme(t *testing.T) {
 		t.Errorf("%s does not show the demo:\n%s", two[0], out)
 	}
 	p := startDaemon(t, startOptions{data: data, program: product(t)})
-	out := shell(t, filepath.Dir(data), blocks[1]+blocks[2], "pwd\nput /etc/hostname\nls -l\n")
-	for _, want := range []string{"Remote working directory: /", `"State": "ONLINE"`, "hostname", "Executions"} {
+	// What the blocks take for granted: `transferd` is the product, and the folder is the project's.
+	for link, target := range map[string]string{"transferd": product(t), "deploy": filepath.Join(root, "deploy")} {
+		if err := os.Symlink(target, filepath.Join(filepath.Dir(data), link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := "PATH=\"$PWD:$PATH\"\n" + strings.Join(blocks[1:], "")
+	out := shell(t, filepath.Dir(data), script, "pwd\nput /etc/hostname\nls -l\n")
+	for _, want := range []string{
+		"Remote working directory: /", `"State": "ONLINE"`, "hostname", "Executions",
+		"Plan: 3 to create", "created  user      partners/alice", "deploy/transferd.yaml is valid",
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the README's commands do not print %q:\n%s", want, out)
 		}
