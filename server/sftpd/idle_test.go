@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	idleSessions = 200
+	idleSessions     = 200
+	idleSessionsRace = 40 // under the race detector goroutines are counted, not bytes
 	// idleGoal is what an idle session may cost: the design's number.
 	idleGoal = 64 << 10
 	// idleGoroutines is how many goroutines an idle session may have; the race detector does not change that.
@@ -110,16 +111,20 @@ func TestIdleSessions(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			sessions := idleSessions
+			if raceDetector {
+				sessions = idleSessionsRace
+			}
 			s := startIdleServer(t)
 			before := s.ask(t)
-			for range idleSessions {
+			for range sessions {
 				s.session(t, before, c.use)
 			}
 			after := s.ask(t)
-			per := func(a, b int) int { return (b - a) / idleSessions }
+			per := func(a, b int) int { return (b - a) / sessions }
 			heap, stacks := per(before.Heap, after.Heap), per(before.Stacks, after.Stacks)
 			goroutines := per(before.Goroutines, after.Goroutines)
-			t.Logf("%d sessions, %s: %d KiB a session in use (heap %d, stacks of %d goroutines %d), %d KiB resident", idleSessions, c.name,
+			t.Logf("%d sessions, %s: %d KiB a session in use (heap %d, stacks of %d goroutines %d), %d KiB resident", sessions, c.name,
 				(heap+stacks)>>10, heap>>10, goroutines, stacks>>10, per(before.RSS, after.RSS)>>10)
 			if goroutines > idleGoroutines {
 				t.Errorf("%d goroutines a session", goroutines)

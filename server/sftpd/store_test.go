@@ -29,6 +29,7 @@ type store struct {
 	onWrite  func(ctx context.Context, name string, off int64) error
 	onCommit func(ctx context.Context, name string) error
 	onStat   func(name string)
+	onOpen   func(ctx context.Context, name string) error
 }
 
 func newStore() *store { return &store{files: fstest.MapFS{"home": {Mode: fs.ModeDir | 0o755}}} }
@@ -94,7 +95,12 @@ type reader struct{ *bytes.Reader }
 
 func (reader) Close() error { return nil }
 
-func (s *store) Open(_ context.Context, name string) (storage.Reader, error) {
+func (s *store) Open(ctx context.Context, name string) (storage.Reader, error) {
+	if s.onOpen != nil {
+		if err := s.onOpen(ctx, name); err != nil {
+			return nil, err
+		}
+	}
 	data := s.get(name)
 	if data == nil {
 		return nil, fs.ErrNotExist

@@ -145,8 +145,8 @@ func (w *window) pay() {
 	w.budget.give(paid)
 }
 
-// resize doubles the window if it was what held the client up, and halves it if it is the store that is slow: then it
-// only fills memory.
+// resize makes the window four times as large if it was what held the client up, so that it is at its largest after two
+// round trips, and halves it if it is the store that is slow: then it only fills memory.
 func (w *window) resize() {
 	took := w.now().Sub(w.since)
 	switch {
@@ -154,7 +154,7 @@ func (w *window) resize() {
 		w.debt = min(w.size/2, w.size-baseWindow)
 	case took >= minRoundTrip && took <= maxRoundTrip:
 		w.debt = 0
-		granted := w.budget.take(min(w.size, maxWindow-w.size))
+		granted := w.budget.take(min(3*w.size, maxWindow-w.size))
 		w.size += granted
 		w.credit += granted
 	}
