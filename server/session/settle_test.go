@@ -99,7 +99,9 @@ func TestIntegrity(t *testing.T) {
 	} {
 		for _, end := range []func(*session.File) error{
 			(*session.File).Close,
-			func(f *session.File) error { return errors.Join(f.Commit(), f.Settle(session.Complete, session.Closed)) },
+			func(f *session.File) error {
+				return errors.Join(f.Commit(), f.Settle(session.Complete, session.Closed))
+			},
 		} {
 			w := newWorld(t)
 			s := w.session(w.manager(func(cfg *session.Config) { cfg.Integrity = c.integrity }))
