@@ -1,0 +1,120 @@
+package ftpd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/transferd/transferd/server/session"
+)
+
+// listener is one Serve: the connections of one server.
+type listener struct {
+	*Server
+	current func() Settings
+
+	wg   sync.WaitGroup
+	mu   sync.Mutex // guards open
+	open map[*connection]struct{}
+}
+
+// Serve accepts connections until ctx is cancelled, and returns when the last has ended and each of its uploads has its
+// verdict. Transfers that are open then may go on for DrainTimeout; uploads that are open after that become partial, with
+// evidence server-stop. current is asked at each new connection.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, current func() Settings) error {
+	l := &listener{Server: s, current: current, open: map[*connection]struct{}{}}
+	closing := context.AfterFunc(ctx, func() { ln.Close() }) // its error would be the one of Accept
+	defer closing()
+
+	err := l.accept(ctx, ln)
+	l.stop()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// accept takes connections until the listener is closed. Running out of file descriptors passes: wait and go on.
+func (l *listener) accept(ctx context.Context, ln net.Listener) error {
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	pause := shortest
+	for {
+		raw, err := ln.Accept()
+		switch {
+		case err == nil:
+			pause = shortest
+			l.admit(ctx, raw)
+			continue
+		case errors.Is(err, net.ErrClosed):
+			return err
+		}
+		l.Log.WarnContext(ctx, "accept", "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+			pause = min(2*pause, longest)
+		}
+	}
+}
+
+// admit starts a connection if there is room for it.
+func (l *listener) admit(ctx context.Context, raw net.Conn) {
+	c := newConnection(l.Server, raw, l.current())
+	l.mu.Lock()
+	full := len(l.open) >= l.MaxSessions
+	if !full {
+		l.open[c] = struct{}{}
+	}
+	l.mu.Unlock()
+	if full {
+		l.metrics.refused.Inc()
+		l.Log.WarnContext(ctx, "connection limit reached", "source-ip", c.sourceIP)
+		l.wg.Go(func() {
+			if !l.ImplicitTLS && raw.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+				_, _ = io.WriteString(raw, "421 Too many connections.\r\n") // a courtesy
+			}
+			c.cut(session.Disconnect)
+		})
+		return
+	}
+	l.metrics.connections.Inc()
+	l.wg.Go(func() {
+		defer l.metrics.connections.Dec()
+		defer l.ended(c)
+		c.serve()
+	})
+}
+
+func (l *listener) ended(c *connection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, c)
+}
+
+// stop ends every connection and waits for it: at once those without a transfer, the others as soon as they have none,
+// all of them after DrainTimeout.
+func (l *listener) stop() {
+	l.each((*connection).drain)
+	deadline := time.AfterFunc(l.DrainTimeout, func() {
+		l.each(func(c *connection) { c.cut(session.ServerStop) })
+	})
+	defer deadline.Stop()
+	l.wg.Wait()
+}
+
+// each calls do for each open connection, outside the lock.
+func (l *listener) each(do func(*connection)) {
+	l.mu.Lock()
+	all := make([]*connection, 0, len(l.open))
+	for c := range l.open {
+		all = append(all, c)
+	}
+	l.mu.Unlock()
+	for _, c := range all {
+		do(c)
+	}
+}

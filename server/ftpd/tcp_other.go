@@ -1,0 +1,25 @@
+//go:build !linux
+
+package ftpd
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+)
+
+// tcpState is what the kernel knows of a connection: here nothing, so the verdict rests on the order of what came and on
+// the grace alone.
+type tcpState struct {
+	known, reset bool
+	unsent       int
+	rtt          time.Duration
+}
+
+func inspect(net.Conn) tcpState { return tcpState{} }
+
+// isReset tells a reset from other ends.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
