@@ -55,17 +55,15 @@ func (d *daemon) debugSessions(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (d *daemon) debugUploads(w http.ResponseWriter, r *http.Request) {
-	records, err := d.db.Uploads(r.Context(), server.Page{})
+	records, err := d.db.RecentUploads(r.Context(), uploadsShown)
 	if err != nil {
 		d.log.Error("list uploads", "error", err.Error())
 		http.Error(w, "the journal cannot be read", http.StatusInternalServerError)
 		return
 	}
 	views := []uploadView{}
-	for i, rec := range records {
-		if rec.Verdict == nil || len(records)-i <= uploadsShown {
-			views = append(views, viewOf(rec))
-		}
+	for _, rec := range records {
+		views = append(views, viewOf(rec))
 	}
 	d.answerJSON(w, views)
 }

@@ -233,14 +233,9 @@ func (d *daemon) object(ctx context.Context, bucket, name string) ([]byte, map[s
 
 // verdictOf is the verdict of the latest upload to a place; nil while it has none.
 func (d *daemon) verdictOf(ctx context.Context, at storage.Location) (*session.Verdict, error) {
-	records, err := d.db.Uploads(ctx, server.Page{})
-	if err != nil {
+	record, found, err := d.db.LastUpload(ctx, at)
+	if err != nil || !found {
 		return nil, err
 	}
-	for _, r := range slices.Backward(records) {
-		if r.Upload.Location == at {
-			return r.Verdict, nil
-		}
-	}
-	return nil, nil
+	return record.Verdict, nil
 }

@@ -206,3 +206,30 @@ func writeVersion2(t *testing.T, file string, uploads int, at func(int) storage.
 	}
 	must(t, tx.Commit())
 }
+
+// TestRecentUploads: the latest and whatever is under way, oldest first.
+func TestRecentUploads(t *testing.T) {
+	t.Parallel()
+	d, ctx := open(t, Config{}), t.Context()
+	var ids []string
+	for i := range 5 {
+		u := anUpload(d, "s-1")
+		u.Began = u.Began.Add(time.Duration(i) * time.Second)
+		must(t, d.Begin(ctx, u))
+		if i > 0 { // the oldest stays open
+			must(t, d.End(ctx, u, whole()))
+		}
+		ids = append(ids, u.ID)
+	}
+	recent, err := d.RecentUploads(ctx, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range recent {
+		got = append(got, r.Upload.ID)
+	}
+	if want := []string{ids[0], ids[3], ids[4]}; !reflect.DeepEqual(got, want) {
+		t.Errorf("recent %v, want %v", got, want)
+	}
+}

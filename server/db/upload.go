@@ -161,6 +161,12 @@ type UploadRecord struct {
 	Verdict *session.Verdict // nil while it is under way
 }
 
+// RecentUploads lists the n latest uploads and all that are under way, oldest first.
+func (d *DB) RecentUploads(ctx context.Context, n int) ([]UploadRecord, error) {
+	return uploads(ctx, d.reader(), `WHERE ended = 0 OR id IN (SELECT id FROM uploads ORDER BY began DESC, id DESC LIMIT $1)
+		ORDER BY began, id`, n)
+}
+
 // Uploads lists the journal, oldest first. After is the id of the last one seen; no limit in the page means all.
 func (d *DB) Uploads(ctx context.Context, p server.Page) ([]UploadRecord, error) {
 	if p.After == "" {
