@@ -18,7 +18,10 @@ const (
 	replyTimeout = 60 * time.Second // for a client to take a reply
 )
 
-var errLine = errors.New("command line too long")
+var (
+	errLine     = errors.New("command line too long")
+	errInjected = errors.New("commands behind AUTH in the clear")
+)
 
 // control is the control connection as the library sees it: Read gives command lines, Write takes replies. What lies below,
 // the TCP connection or TLS over it, is read by a pump of its own all the time, so that the end of the connection, and
@@ -72,17 +75,18 @@ func (t *control) pumpTop() bool {
 			t.end(err) // if it is not known yet: no TCP connection, but what it carries, is broken
 			return false
 		}
+		verb, _ := parse(line)
+		if verb == "AUTH" && r.Buffered() > 0 {
+			// Commands that come in the clear before TLS is up must never be taken for protected ones.
+			t.end(errInjected)
+			return false
+		}
 		t.c.arrived()
 		if !t.push(line) {
 			return false
 		}
-		if verb, _ := parse(line); verb != "AUTH" {
+		if verb != "AUTH" {
 			continue
-		}
-		if r.Buffered() > 0 {
-			// Commands that come in the clear before TLS is up must never be taken for protected ones.
-			t.end(errLine)
-			return false
 		}
 		select {
 		case <-t.again:

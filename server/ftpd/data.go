@@ -137,6 +137,20 @@ func (d *data) taken() bool {
 	return d.closing
 }
 
+// patience is how long a refused upload may go on, and how far.
+const (
+	patienceTime  = time.Second
+	patienceBytes = 16 << 20
+)
+
+// discard lets a client whose upload is refused before its first byte finish if that is soon: many do not read the reply
+// when the sending fails, and their user would not learn why.
+func (d *data) discard() {
+	if d.SetDeadline(time.Now().Add(patienceTime)) == nil {
+		_, _ = io.CopyN(io.Discard, d.Conn, patienceBytes) // whatever comes
+	}
+}
+
 // send writes what a download brings.
 func (d *data) send(p []byte) error {
 	if err := d.alive(); err != nil {

@@ -115,7 +115,7 @@ func (k *keys) data() *ticketing {
 		return certificate, nil
 	}
 	t.config.UnwrapSession = func(identity []byte, state tls.ConnectionState) (*tls.SessionState, error) {
-		t.offered = true
+		t.offered = len(identity) > 0
 		return t.config.DecryptTicket(identity, state)
 	}
 	return t

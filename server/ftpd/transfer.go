@@ -92,9 +92,11 @@ func (u *upload) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 	defer d.taken()
 	if err := d.ready(); err != nil {
+		d.discard()
 		return 0, u.c.refuse(err)
 	}
 	if err := u.open(); err != nil {
+		d.discard()
 		return 0, u.c.refuse(err)
 	}
 	n, err = u.take(d)

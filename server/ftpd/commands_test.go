@@ -1,0 +1,261 @@
+package ftpd_test
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/session"
+)
+
+// step is a command and the beginning of its reply.
+type step struct{ command, reply string }
+
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.store.put("home/a", []byte("abc"))
+	p := r.login(t, 0)
+	for _, s := range []step{
+		{"STRU F", "200"}, {"STRU R", "504"}, {"MODE S", "200"}, {"MODE s", "200"}, {"MODE Z", "504"}, {"TYPE A", "200"}, {"SIZE a", "213 3"},
+		{"TYPE I", "200"}, {"TYPE E", "504"}, {"OPTS UTF8 ON", "200"}, {"opts utf8 on", "200"}, {"OPTS UTF8 OFF", "504"},
+		{"OPTS MLST type;size;", "200 MLST OPTS type;size;modify;"}, {"OPTS NONSENSE", "501"}, {"LANG", "200"}, {"LANG en-US", "200"},
+		{"LANG fr", "504"}, {"SITE CHMOD 777", "502"}, {"SITE CHMOD 777 a", "502"}, {"HELP", "214"}, {"PORT 127,0,0,1,4,4", "502"},
+		{"EPRT |1|127.0.0.1|1234|", "502"}, {"REST -5", "501"}, {"REST x", "501"}, {"REST 2", "350"}, {"REST 0", "350"}, {"ALLO 10 R 5", "200"},
+		{"ALLO x", "501"}, {"USER bob", "503"}, {"PASS x", "503"}, {"AUTH TLS", "503"}, {"SYST", "215 UNIX"}, {"MDTM a", "213 2023"},
+		{"MFMT 20200101000000 a", "550"}, {"PWD", "257 \"/bucket/home\""}, {"CWD nowhere", "550 No such file or directory."},
+		{"MKD sub", "257"}, {"CWD sub", "250"}, {"CDUP", "250"}, {"RMD sub", "250"}, {"DELE nothing", "550 No such file or directory."},
+		{"RNFR a", "350"}, {"RNTO b", "250"}, {"RNTO c", "503"}, {"SIZE a", "550"}, {"MLST b", "250-"}, {"STAT b", "213-"}, {"DELE b", "250"},
+		{"EPSV ALL", "200"}, {"EPSV 3", "501"}, {"EPSV 2", "522"}, {"NONSENSE", "500"}, {"CCC", "502"}, {"REIN", "502"}, {"STOR", "501"}, {"ABOR", "226"},
+	} {
+		p.send(s.command)
+		if reply, err := p.reply(); err != nil || !strings.HasPrefix(reply, s.reply) {
+			t.Errorf("%s: %q, %v, want %s", s.command, reply, err, s.reply)
+		}
+	}
+}
+
+func TestMFMTWhereItIsAllowed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, settings(func(s *server.Server) { s.ProtocolDetails.SetStatOption = "ENABLE_NO_OP" }))
+	r.login(t, 0).cmd("213 Modify=20200101000000; a", "MFMT 20200101000000 a")
+	r.log.await(t, "SETSTAT")
+}
+
+// Uploads are whole files: no APPE onto one, no REST before STOR.
+func TestNoAppend(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.store.put("home/a", []byte("abc"))
+	p := r.login(t, 0)
+	d := p.open("APPE a")
+	d.Close()
+	p.expect("504")
+	p.cmd("350", "REST 3")
+	p.pasv()
+	p.cmd("504", "STOR a")
+	d = p.open("APPE new")
+	mustWrite(t, d, body)
+	d.Close()
+	p.expect("226")
+	r.journal.verdict(t, "home/new", session.Complete, session.Closed)
+}
+
+func TestUniqueNames(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	p := r.login(t, 0)
+	for range 2 {
+		p.pasv()
+		d := p.dial()
+		reply := p.cmd("150 FILE: ", "STOU report")
+		mustWrite(t, d, body)
+		d.Close()
+		p.expect("226")
+		_, name, _ := strings.Cut(strings.TrimSpace(reply), "FILE: ")
+		r.journal.verdict(t, "home/"+name, session.Complete, session.Closed)
+	}
+}
+
+// A name with a line break in it must not become a line of its own.
+func TestListingOfStrangeNames(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.store.put("home/evil\r\nType=dir;Size=0; fake", []byte("x"))
+	r.store.put("home/good", []byte("x"))
+	p := r.login(t, 0)
+	for _, command := range []string{"LIST", "MLSD", "NLST"} {
+		if got := p.fetch(command); strings.Contains(got, "fake") || !strings.Contains(got, "good") {
+			t.Errorf("%s: %q", command, got)
+		}
+	}
+	if got := p.fetch("NLST -la"); got != "good\r\n" {
+		t.Errorf("NLST: %q", got)
+	}
+}
+
+func TestBanners(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, settings(func(s *server.Server) {
+		s.PreAuthenticationLoginBanner, s.PostAuthenticationLoginBanner = "Private\nproperty", "Hello\nthere"
+	}))
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b := make([]byte, 100)
+	p := r.connect(t)
+	if n, err := conn.Read(b); err != nil || !strings.HasPrefix(string(b[:n]), "220-Private\r\n") {
+		t.Errorf("greeting %q, %v", b[:n], err)
+	}
+	p.cmd("331", "USER "+user)
+	if got := p.cmd("230", "PASS "+password); got != "230-Hello\r\n230 there\r\n" {
+		t.Errorf("login %q", got)
+	}
+}
+
+// A wrong password is answered late and does not end the connection; the last one does.
+func TestWrongPassword(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, config(func(c *ftpd.Config) { c.LoginDelay, c.MaxAuthTries = 20*time.Millisecond, 3 }))
+	p := r.connect(t)
+	began := time.Now()
+	p.cmd("331", "USER "+user)
+	p.cmd("530 Login incorrect.", "PASS wrong")
+	p.cmd("331", "USER "+user)
+	p.cmd("230", "PASS "+password)
+	if d := time.Since(began); d < 20*time.Millisecond {
+		t.Errorf("answered in %v", d)
+	}
+	p = r.connect(t)
+	p.cmd("331", "USER nobody")
+	p.cmd("530", "PASS wrong")
+	p.cmd("530", "PASS wrong")
+	p.cmd("421", "PASS wrong")
+	if reply, err := p.reply(); err == nil {
+		t.Errorf("reply %q", reply)
+	}
+	if entry := r.log.await(t, "AUTH_FAILURE"); entry["method"] != "password" || entry["user"] != user {
+		t.Errorf("log %v", entry)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, config(func(c *ftpd.Config) { c.IdleTimeout, c.LoginTimeout = 500*time.Millisecond, 200*time.Millisecond }))
+	stranger := r.connect(t)
+	p := r.login(t, 0)
+	stranger.expect("421")
+	d := p.open("STOR a")
+	mustWrite(t, d, body[:1000])
+	time.AfterFunc(time.Second, func() { d.Close() }) // longer than a session may be idle
+	p.expect("226")
+	p.expect("421")
+}
+
+func TestPassiveAddress(t *testing.T) {
+	t.Parallel()
+	network := []ftpd.PassiveAddress{{Clients: netip.MustParsePrefix("127.0.0.0/8"), Address: "192.0.2.7"}}
+	for _, c := range []struct {
+		passive string
+		network []ftpd.PassiveAddress
+		want    string
+	}{
+		{"", nil, "127.0.0.1"}, {"AUTO", nil, "127.0.0.1"}, {"0.0.0.0", nil, "0.0.0.0"}, {"198.51.100.2", network, "198.51.100.2"},
+		{"AUTO", network, "192.0.2.7"}, {"localhost", nil, "127.0.0.1"}, {"2001:db8::1", nil, "425"}, {"no.such.name.invalid", nil, "425"},
+	} {
+		t.Run(c.passive, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, settings(func(s *server.Server) { s.ProtocolDetails.PassiveIp = c.passive }),
+				config(func(f *ftpd.Config) { f.PassiveAddresses = c.network }))
+			p := r.login(t, 0)
+			if c.want == "425" {
+				p.cmd("425", "PASV")
+				p.pasv() // needs no address
+				return
+			}
+			if got, _ := pasvAddress(t, p.cmd("227", "PASV")); got != c.want {
+				t.Errorf("PASV tells %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// When all ports wait for a data connection the client is told so, not sent away; a port is free again as soon as its
+// connection is there.
+func TestPorts(t *testing.T) {
+	t.Parallel()
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := ln.Addr().(*net.TCPAddr).Port
+	ln.Close()
+	r := newRig(t, config(func(c *ftpd.Config) { c.PassivePorts = ftpd.PortRange{First: port, Last: port} }))
+	a, b := r.login(t, 0), r.login(t, 0)
+	d := a.open("STOR a")
+	b.pasv() // a's upload goes on
+	a.send("NOOP")
+	mustWrite(t, d, body)
+	d.Close()
+	a.expect("226")
+	a.expect("200")
+	a.cmd("425", "EPSV")
+	if n := r.counter("transferd_ftp_passive_failures_total", "exhausted"); n != 1 {
+		t.Errorf("%v exhaustions", n)
+	}
+	b.dial().Close()
+	b.cmd("150", "LIST")
+	if _, err := b.reply(); err != nil { // whatever became of the listing
+		t.Error(err)
+	}
+	a.pasv()
+}
+
+// A stranger on the port neither gets the data nor ends the transfer.
+func TestStranger(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	p := r.login(t, 0)
+	p.pasv()
+	_, port, err := net.SplitHostPort(p.passive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	stranger, err := from.DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	d := p.dial()
+	p.cmd("150", "STOR a")
+	mustWrite(t, d, body)
+	d.Close()
+	p.expect("226")
+	r.journal.verdict(t, "home/a", session.Complete, session.Closed)
+	if r.counter("transferd_ftp_passive_failures_total", "stranger") != 1 {
+		t.Error("the stranger was not counted")
+	}
+}
+
+func TestTooManyConnections(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, config(func(c *ftpd.Config) { c.MaxSessions = 1 }))
+	first := r.connect(t)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b := make([]byte, 100)
+	if n, err := conn.Read(b); err != nil || !strings.HasPrefix(string(b[:n]), "421 ") {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+	first.cmd("221", "QUIT")
+}
