@@ -137,7 +137,7 @@ func (c *connection) pass(password string) (string, bool) {
 	if err != nil {
 		c.metrics.auth.WithLabelValues("error").Inc()
 		c.fault(c.ctx, "authenticate", err, slog.String("user", c.name))
-		return c.answer(430, "Logins are not possible at the moment.")
+		return c.answer(530, "Logins are not possible at the moment.")
 	}
 	c.metrics.auth.WithLabelValues("accepted").Inc()
 	return "PASS -", true

@@ -1,7 +1,6 @@
 package ftpd
 
 import (
-	"errors"
 	"net"
 	"syscall"
 	"time"
@@ -63,9 +62,4 @@ func rawConn(conn net.Conn) syscall.RawConn {
 			return nil
 		}
 	}
-}
-
-// isReset tells a reset from other ends.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ETIMEDOUT)
 }

@@ -3,9 +3,7 @@
 package ftpd
 
 import (
-	"errors"
 	"net"
-	"syscall"
 	"time"
 )
 
@@ -18,8 +16,3 @@ type tcpState struct {
 }
 
 func inspect(net.Conn) tcpState { return tcpState{} }
-
-// isReset tells a reset from other ends.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
