@@ -65,6 +65,21 @@ func TestNoAppend(t *testing.T) {
 	r.journal.verdict(t, "home/new", session.Complete, session.Closed)
 }
 
+// ALLO declares a size, for the next upload alone; the mode integrity holds the client to it.
+func TestDeclaredSize(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig, _ *ftpd.Config) { r.integrity = true })
+	p := r.login(t, 0)
+	p.cmd("200", "ALLO 262145")
+	p.put("short", body)
+	p.put("free", body)
+	p.cmd("200", "ALLO 262144")
+	p.put("whole", body)
+	r.journal.verdict(t, "home/short", session.Partial, session.Short)
+	r.journal.verdict(t, "home/free", session.Complete, session.Closed)
+	r.journal.verdict(t, "home/whole", session.Complete, session.Closed)
+}
+
 func TestUniqueNames(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

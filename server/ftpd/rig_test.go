@@ -65,6 +65,8 @@ type rig struct {
 	mu       sync.Mutex // guards settings
 	settings ftpd.Settings
 
+	integrity bool // the manager's mode
+
 	cancel context.CancelFunc
 	served chan struct{}
 }
@@ -97,7 +99,7 @@ func newRig(t testing.TB, options ...option) *rig {
 	for _, o := range options {
 		o(r, &c)
 	}
-	c.Sessions = session.NewManager(session.Config{Node: "n", Journal: r.journal, Log: logger})
+	c.Sessions = session.NewManager(session.Config{Node: "n", Journal: r.journal, Log: logger, Integrity: r.integrity})
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
