@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -288,4 +289,45 @@ func shake(ln net.Listener) error {
 	err = errors.Join(c.SetDeadline(time.Now().Add(10*time.Second)), c.(*tls.Conn).Handshake())
 	c.Close()
 	return err
+}
+
+// TestManyAtOnce: handshakes go on while files are replaced, each with a whole pair.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	dir, now := t.TempDir(), &clock{}
+	f := Files{filepath.Join(dir, "crt"), filepath.Join(dir, "key")}
+	replace := func() {
+		certificate, key := made(t, time.Now(), "one.example")
+		write(t, f.Certificate, certificate)
+		write(t, f.Key, key)
+		now.forward(checkEvery)
+	}
+	replace()
+	s, err := New(Config{Files: map[string]Files{arn: f}, Now: now.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				pair, err := s.Get(arn)
+				if err != nil || !pair.Leaf.PublicKey.(*ecdsa.PublicKey).Equal(pair.PrivateKey.(crypto.Signer).Public()) {
+					t.Errorf("half a pair: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		replace()
+	}
+	close(done)
+	wg.Wait()
 }
