@@ -52,6 +52,8 @@ type Config struct {
 	Grace time.Duration
 	// LoginDelay is how long the answer to a wrong password takes; each further one takes twice as long: 1 s.
 	LoginDelay time.Duration
+	// LingerTimeout is how long what a client sent before it went away may take into the storage: 30 s.
+	LingerTimeout time.Duration
 	// DrainTimeout is how long transfers that are open when Serve is told to stop may go on. The default ends them at
 	// once.
 	DrainTimeout time.Duration
@@ -113,6 +115,7 @@ func New(c Config) *Server {
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
 	c.Grace = cmp.Or(c.Grace, 300*time.Millisecond)
 	c.LoginDelay = cmp.Or(c.LoginDelay, time.Second)
+	c.LingerTimeout = cmp.Or(c.LingerTimeout, 30*time.Second)
 	c.MaxSessions = cmp.Or(c.MaxSessions, 10_000)
 	c.MaxAuthTries = cmp.Or(c.MaxAuthTries, 5)
 	if c.PassivePorts == (PortRange{}) {

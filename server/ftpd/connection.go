@@ -57,16 +57,17 @@ type connection struct {
 
 // connectionState is what several goroutines of a connection must agree upon.
 type connectionState struct {
-	verb     string    // the last command
-	override *failure  // what the next refusal really says
-	active   bool      // a transfer's final reply is owed
-	current  *upload   // the latest
-	waiting  *upload   // committed, its final reply not written yet
-	files    int       // that the library has open
-	leaving  bool      // it must open no more
-	judging  int       // uploads without a verdict
-	lines    int       // commands that have come
-	used     time.Time // when something last happened
+	verb     string           // the last command
+	override *failure         // what the next refusal really says
+	active   bool             // a transfer's final reply is owed
+	current  *upload          // the latest
+	waiting  *upload          // committed, its final reply not written yet
+	files    int              // that the library has open
+	leaving  bool             // it must open no more
+	session  *session.Session // the connection's, for other goroutines
+	judging  int              // uploads without a verdict
+	lines    int              // commands that have come
+	used     time.Time        // when something last happened
 	passive  net.Listener
 	data     *data
 	draining bool
@@ -91,7 +92,7 @@ func newConnection(s *Server, raw net.Conn, settings Settings) *connection {
 // serve runs the connection to its end: every upload has its verdict then.
 func (c *connection) serve() {
 	defer c.cancel()
-	var pump sync.WaitGroup
+	var helpers sync.WaitGroup
 	if c.ImplicitTLS {
 		config, err := c.keys.config(c.ctx)
 		if err != nil {
@@ -102,19 +103,56 @@ func (c *connection) serve() {
 		c.handshake(config)
 		c.protected.Store(true) // as all clients of port 990 take for granted
 	}
-	pump.Go(c.control.pump)
+	settled := make(chan struct{})
+	helpers.Go(c.control.pump)
+	helpers.Go(func() { c.linger(settled) })
 	c.run()
 	c.change(func(s *connectionState) { s.leaving = true })
 	c.closeData()
 	c.awaitFiles()
 	c.judges.Wait()
+	close(settled)
 	if c.session != nil {
 		c.session.End(c.reason())
 		c.disconnected(c.ctx)
 	}
 	c.control.farewell()
 	c.cut(session.Disconnect)
-	pump.Wait()
+	helpers.Wait()
+}
+
+// cutLinger takes LingerTimeout's place when it was us who closed the connection.
+const cutLinger = time.Second
+
+// linger watches over the time after the connection's end: what the client had sent is still written, but a storage that
+// takes nothing must not hold the connection for ever. The session's end releases a blocked write.
+func (c *connection) linger(settled <-chan struct{}) {
+	limit := c.LingerTimeout
+	select {
+	case <-settled:
+		return
+	case <-c.over:
+		limit = cutLinger
+	case <-c.control.ended:
+	}
+	over, timer := c.over, time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case <-settled:
+			return
+		case <-over:
+			over = nil
+			timer.Reset(min(limit, cutLinger))
+		case <-timer.C:
+			s, _ := c.look()
+			if s.session == nil || s.files == 0 {
+				return // nothing is written: it is a verdict that takes its time
+			}
+			s.session.End(c.reason())
+			return
+		}
+	}
 }
 
 // run lets the library serve the connection. Its Serve ends at once, because there is nothing more to accept; what it

@@ -202,6 +202,7 @@ func (c *connection) start(grant identity.Grant) error {
 		return err
 	}
 	c.session = s
+	c.change(func(state *connectionState) { state.session = s })
 	c.connected(c.ctx, grant)
 	return nil
 }

@@ -21,6 +21,9 @@ import (
 //     we keep our end open for as long
 //   - the reply stays unacknowledged for AckTimeout: partial
 //
+// Nothing tells that a client which waits for the reply had more to send and closed its data connection too early, or that
+// one which sent its next command ahead was killed before it read the reply.
+//
 // Behind a proxy that ends TCP, acknowledgements and resets are the proxy's: then what is left is whether the control
 // connection ended before the reply or within the grace.
 

@@ -1,6 +1,7 @@
 package ftpd_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"flag"
@@ -294,5 +295,45 @@ func TestRefusal(t *testing.T) {
 	d.Close()
 	if reply := p.expect("550"); reply != "550 Permission denied.\r\n" {
 		t.Errorf("reply %q", reply)
+	}
+}
+
+// A storage that takes nothing holds neither a stopping server nor the connection of a client that is gone.
+func TestBlockedStorage(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"stop", "gone", "gone with a command ahead"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			blocked := make(chan struct{}, 1)
+			r := newRig(t, config(func(c *ftpd.Config) { c.LingerTimeout = 100 * time.Millisecond }), func(r *rig, _ *ftpd.Config) {
+				r.store.onWrite = func(ctx context.Context, _ string, off int64) error {
+					if off == 0 {
+						return nil
+					}
+					blocked <- struct{}{}
+					<-ctx.Done()
+					return ctx.Err()
+				}
+			})
+			p := r.login(t, 0)
+			d := p.open("STOR a")
+			mustWrite(t, d, body[:100])
+			eventually(t, "the first bytes", func() bool { return r.journal.hasBegunWith("home/a") })
+			mustWrite(t, d, body[:100])
+			<-blocked
+			switch how {
+			case "stop":
+				r.cancel()
+			case "gone with a command ahead":
+				p.send("NOOP")
+				fallthrough
+			default:
+				p.tcp.Close()
+			}
+			if v := r.journal.wait(t, "home/a"); v.Outcome != session.Partial || v.Received != 100 {
+				t.Errorf("verdict %+v", v)
+			}
+			r.stop()
+		})
 	}
 }
