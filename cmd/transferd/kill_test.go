@@ -231,13 +231,14 @@ func TestStorm(t *testing.T) {
 	for _, f := range files {
 		p.judge(&tally, f, runs[f.name], starts)
 	}
-	tally.dangling = len(p.danglingUploads())
+	dangling := p.danglingUploads()
+	tally.dangling = len(dangling)
 	t.Logf("kills %d, files sent %d: answered %d, cut by the kill %d; executions OnUpload %d, OnPartialUpload %d; steps marked as repeated %d",
 		tally.kills, tally.sent, tally.answered, tally.cut, tally.wholeRuns, tally.partialRuns, tally.marked)
 	t.Logf("lost %d, doubled %d, wrong trigger %d, no prefix %d, dangling %d, steps repeated without a mark %d; killed before any write was answered %d",
 		tally.lost, tally.doubled, tally.wrongTrigger, tally.notPrefix, tally.dangling, tally.unmarked, tally.unsure)
 	if tally.lost+tally.doubled+tally.wrongTrigger+tally.notPrefix+tally.dangling+tally.unmarked > 0 {
-		t.Errorf("the storm did damage: %+v", tally)
+		t.Errorf("the storm did damage: %+v; dangling %v", tally, dangling)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/backend/meta"
@@ -36,6 +37,8 @@ const (
 	// maxActions bounds file system calls at a time, and so threads.
 	maxActions = 256
 	maxParts   = 10000
+	// lockPoll is how often a directory that another process still serves is looked at again.
+	lockPoll = 5 * time.Millisecond
 	// portTries is how often a free port is chosen anew because somebody took it between choosing and binding.
 	portTries = 20
 )
@@ -68,6 +71,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(cfg.Root, 0o750); err != nil {
 		return fmt.Errorf("s3 gateway: make the root: %w", err)
 	}
+	unlock, err := lock(ctx, cfg.Root)
+	if err != nil {
+		return fmt.Errorf("s3 gateway: lock the root: %w", err)
+	}
+	defer unlock()
 	if err := (meta.XattrMeta{}).Test(cfg.Root); err != nil {
 		return fmt.Errorf("s3 gateway: %s has no extended attributes: %w", cfg.Root, err)
 	}
@@ -79,6 +87,33 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer store.Shutdown()
 	return serve(ctx, cfg, store)
+}
+
+// lock waits until no other process serves the directory. The child of a parent that was killed finishes its requests
+// after the next parent has started: a part, or a whole multipart upload, that it makes then would be there behind the
+// back of a recovery that has looked already. The lock ends with the process, however it ends.
+func lock(ctx context.Context, root string) (unlock func(), err error) {
+	dir, err := os.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	unlock = func() { _ = dir.Close() } // nothing was written through it
+	for {
+		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return unlock, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			unlock()
+			return nil, err
+		}
+		select {
+		case <-time.After(lockPoll):
+		case <-ctx.Done():
+			unlock()
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // serve listens and answers until ctx ends.
