@@ -26,6 +26,7 @@ type File struct {
 
 	size     atomic.Int64 // the end of the farthest byte
 	received atomic.Int64 // bytes taken, counted as often as they came
+	stored   atomic.Bool  // by Commit: the file at its path is what the storage says
 
 	// mu lets one goroutine at a time at the storage, as storage.Upload wants it, and guards what follows. Whoever ends
 	// the upload holds it until the verdict is there.

@@ -312,7 +312,7 @@ func (s *Session) uploading(realPath string) *File {
 	defer s.mu.Unlock()
 	var last *File
 	for f := range s.files {
-		if f.path == realPath && (last == nil || f.turn > last.turn) {
+		if f.path == realPath && !f.stored.Load() && (last == nil || f.turn > last.turn) {
 			last = f
 		}
 	}

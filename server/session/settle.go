@@ -38,6 +38,7 @@ func (f *File) mark(c Commit) error {
 		return fmt.Errorf("mark upload: %w", err)
 	}
 	f.waiting = &c
+	f.stored.Store(true)
 	return nil
 }
 

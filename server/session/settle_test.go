@@ -26,6 +26,12 @@ func TestCommitThenSettle(t *testing.T) {
 	if err := f.Commit(); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("a second Commit: %v", err)
 	}
+	if err := s.Remove("a"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Stat("a"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that was removed before its verdict: %v", err)
+	}
 	if err := f.Settle(session.Complete, session.NoCloseNotify); err != nil {
 		t.Error(err)
 	}
@@ -33,7 +39,7 @@ func TestCommitThenSettle(t *testing.T) {
 		t.Errorf("a second Settle: %v", err)
 	}
 	s.End(session.Disconnect)
-	w.expect("create begin note write commit committed end", "complete/no-close-notify 3/3")
+	w.expect("create begin note write commit committed remove end", "complete/no-close-notify 3/3")
 }
 
 // Without Commit only partial is possible, and no mark is written.
