@@ -274,3 +274,30 @@ func TestTooManyConnections(t *testing.T) {
 	}
 	first.cmd("221", "QUIT")
 }
+
+// FileZilla sends files without an extension as text: they arrive as they are, and come back so.
+func TestTypeAscii(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	p := r.login(t, 0)
+	p.cmd("200", "TYPE A")
+	data := append([]byte("one\r\ntwo\nthree\r"), random(100_000)...)
+	p.put("Makefile", data)
+	if got := r.store.get("home/Makefile"); string(got) != string(data) {
+		t.Errorf("%d bytes stored, other ones", len(got))
+	}
+	if got := p.fetch("RETR Makefile"); got != string(data) {
+		t.Errorf("%d bytes came back, other ones", len(got))
+	}
+}
+
+// A client that takes nothing of its download is found out, and its session goes on.
+func TestStalledDownload(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, config(func(c *ftpd.Config) { c.DataTimeout = 500 * time.Millisecond }))
+	r.store.put("home/big", make([]byte, 32<<20))
+	p := r.login(t, 0)
+	p.open("RETR big")
+	p.expect("426")
+	p.cmd("200", "NOOP")
+}
