@@ -82,6 +82,11 @@ func rules() []rule {
 			why:   "pkg/sftp is wrapped in one room (cmd's demo is an SFTP client)",
 		},
 		{
+			rooms: []string{"..."}, except: []string{"server/ftpd"},
+			never: []string{"github.com/fclairamb/ftpserverlib", "github.com/spf13/afero"},
+			why:   "the FTP library is wrapped in one room",
+		},
+		{
 			rooms: []string{"server/api/..."},
 			never: []string{"./server/fleet", "./server/session", "./server/sftpd", "./server/ftpd", "./storage/..."},
 			why:   "the control plane writes wishes, the fleet reads them",
@@ -102,7 +107,7 @@ func rules() []rule {
 				"./server/db", "./storage/s3/...", "./storage/memory", "./storage/efs", "./server/identity/managed",
 				"./server/identity/gateway", "./server/identity/usersfile", "./server/identity/guard",
 			},
-			why:   "implementations are chosen in one place, the wiring",
+			why: "implementations are chosen in one place, the wiring",
 		},
 	}
 }
