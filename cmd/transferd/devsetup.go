@@ -96,7 +96,7 @@ func (s *devServer) ensureServer(ctx context.Context, f devFlags) error {
 	out, err := s.client.CreateServer(ctx, &transfer.CreateServerInput{
 		Protocols:       []types.Protocol{types.ProtocolSftp},
 		ProtocolDetails: &types.ProtocolDetails{SetStatOption: types.SetStatOptionEnableNoOp},
-		Tags:            []types.Tag{{Key: aws.String(fleet.TagAsk), Value: aws.String(f.sftp)}, {Key: aws.String("Name"), Value: aws.String("dev")}},
+		Tags:            []types.Tag{{Key: aws.String(fleet.TagSFTPAsk), Value: aws.String(f.sftp)}, {Key: aws.String("Name"), Value: aws.String("dev")}},
 	})
 	if err != nil {
 		return err

@@ -97,12 +97,28 @@ func (d *daemon) wireFleet(stores storage.Stores) error {
 		KeepaliveInterval: d.cfg.SFTP.Keepalive, KeepaliveMax: d.cfg.SFTP.KeepaliveMax, IdleTimeout: d.cfg.SFTP.Idle,
 		MaxSessions: d.cfg.SFTP.MaxSessions, DrainTimeout: d.cfg.Drain,
 	})
-	addresses := fleet.Addresses{Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last}
+	addresses := fleet.Addresses{
+		Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last,
+		TagAddress: fleet.TagSFTPAddress, TagAsk: fleet.TagSFTPAsk,
+	}
 	d.fleet = fleet.New(fleet.Config{
-		Catalogue: d.db, Listen: addresses.Listen, Frontend: sftpFrontend{door}, Supports: supports,
+		Catalogue: d.db, Supports: supports,
+		Doors: []fleet.Door{{
+			Name: "SFTP", Serves: speaks("SFTP"), Listen: addresses.Listen, Frontend: sftpFrontend{door}, TagAddress: addresses.TagAddress,
+		}},
 		Log: d.log, Registerer: d.registry, Now: time.Now,
 	})
 	return nil
+}
+
+// speaks says of a server whether it has one of some protocols. One that names none has SFTP, as CreateServer's default.
+func speaks(protocols ...string) func(server.Server) bool {
+	return func(s server.Server) bool {
+		if len(s.Protocols) == 0 {
+			return slices.Contains(protocols, "SFTP")
+		}
+		return slices.ContainsFunc(s.Protocols, func(p string) bool { return slices.Contains(protocols, p) })
+	}
 }
 
 func (d *daemon) wireHTTP() error {
@@ -152,7 +168,7 @@ func (d *daemon) sftpAddress(ctx context.Context, id server.ID) (string, error) 
 		}
 		switch s.State {
 		case server.Online:
-			return tagValue(s, fleet.TagAddress), nil
+			return tagValue(s, fleet.TagSFTPAddress), nil
 		case server.StartFailed:
 			return "", fmt.Errorf("server %s cannot start: %s", id, tagValue(s, fleet.TagStartError))
 		}
@@ -167,8 +183,8 @@ func (d *daemon) sftpAddress(ctx context.Context, id server.ID) (string, error) 
 // askAddress asks for an address for a server that exists already; it counts when the server starts.
 func (d *daemon) askAddress(ctx context.Context, id server.ID, address string) error {
 	err := d.db.UpdateServer(ctx, id, func(s *server.Server) error {
-		s.Tags = slices.DeleteFunc(s.Tags, func(t server.Tag) bool { return t.Key == fleet.TagAsk })
-		s.Tags = append(s.Tags, server.Tag{Key: fleet.TagAsk, Value: address})
+		s.Tags = slices.DeleteFunc(s.Tags, func(t server.Tag) bool { return t.Key == fleet.TagSFTPAsk })
+		s.Tags = append(s.Tags, server.Tag{Key: fleet.TagSFTPAsk, Value: address})
 		return nil
 	})
 	var gone *server.NotFoundError

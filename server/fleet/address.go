@@ -10,15 +10,17 @@ import (
 	"github.com/transferd/transferd/server"
 )
 
-// Addresses is the pool that servers get their addresses from.
+// Addresses is the pool that servers get the addresses of one door from.
 type Addresses struct {
 	// Host is where servers listen that ask for nothing; "" is every interface.
 	Host string
 	// First and Last are the ports that may be given out, both included. Both 0: any free one. Last 0: First alone.
 	First, Last int
+	// TagAddress and TagAsk are the door's tags: where a server listens or last listened, and where it asks to.
+	TagAddress, TagAsk string
 }
 
-// Listen opens the listener of a server: exactly where the tag transferd:sftp-address asks for, else on the port that it
+// Listen opens the listener of a server: exactly where the tag TagAsk asks for, else on the port that it
 // had before if that is still in the pool and free, else on the first free port of the pool. The tag counts when the
 // server starts; a change while it is up waits for the next start.
 func (a Addresses) Listen(ctx context.Context, s server.Server) (net.Listener, error) {
@@ -48,11 +50,11 @@ func (a Addresses) Listen(ctx context.Context, s server.Server) (net.Listener, e
 
 // candidates are the addresses to try, in order.
 func (a Addresses) candidates(s server.Server) ([]string, error) {
-	before := port(tag(s, TagAddress))
-	if asked := tag(s, TagAsk); asked != "" {
+	before := port(tag(s, a.TagAddress))
+	if asked := tag(s, a.TagAsk); asked != "" {
 		host, p, err := net.SplitHostPort(asked)
 		if err != nil {
-			return nil, fmt.Errorf("tag %s: %w", TagAsk, err)
+			return nil, fmt.Errorf("tag %s: %w", a.TagAsk, err)
 		}
 		if p == "0" && before != 0 {
 			return []string{join(host, before), asked}, nil

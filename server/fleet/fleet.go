@@ -1,9 +1,9 @@
-// Package fleet makes what the catalogue says true: each server that is STARTING or ONLINE has a listener and a frontend
-// that serves it, every other has none. The control plane writes wishes into the catalogue; this room reads them, acts,
-// and writes what became of them.
+// Package fleet makes what the catalogue says true: each server that is STARTING or ONLINE has its doors open (door.go:
+// a listener and the frontend that serves it), every other has none. The control plane writes wishes into the catalogue;
+// this room reads them, acts, and writes what became of them.
 //
 // It compares and never remembers: whatever it missed (a signal, its own death) the next look at the catalogue makes up
-// for. It knows nothing of protocols, sessions or SQL.
+// for. It knows nothing of how protocols work, of sessions or SQL.
 package fleet
 
 import (
@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -34,29 +33,15 @@ type Catalogue interface {
 	Changed() (<-chan struct{}, func())
 }
 
-// Frontend serves a protocol.
-type Frontend interface {
-	// Serve serves until ctx ends; then it closes the listener, ends its sessions with their verdicts and returns. current
-	// gives the settings of this moment, for each new connection.
-	Serve(ctx context.Context, ln net.Listener, current func() Settings) error
-}
-
-// Settings are a server as the catalogue has it now.
-type Settings struct {
-	Server   server.Server
-	HostKeys []hostkeys.Key
-}
-
 // Config is what a fleet works with.
 type Config struct {
 	Catalogue Catalogue
-	Frontend  Frontend
+	// Doors are all that a server can have. Each has its own name and tag.
+	Doors []Door
 	// Supports says what a server asks for that this build cannot serve; nil if it can. It is asked before a start and
 	// again whenever the catalogue changes: an error makes the server START_FAILED, also one that is ONLINE, and whoever
 	// looks at the server can read it. Nil serves all.
-	Supports func(s server.Server) error
-	// Listen opens a server's listener; usually Addresses.Listen.
-	Listen     func(ctx context.Context, s server.Server) (net.Listener, error)
+	Supports   func(s server.Server) error
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -88,11 +73,11 @@ type Fleet struct {
 	servers *prometheus.GaugeVec // by state
 
 	// What follows belongs to Run's goroutine.
-	running map[server.ID]*instance
-	trouble map[server.ID]trouble
+	running map[place]*instance
+	trouble map[place]trouble
 }
 
-// trouble is what Run remembers of a server that should be ONLINE and is not.
+// trouble is what Run remembers of a door that should be open and is not.
 type trouble struct {
 	tries int
 	next  time.Time
@@ -121,7 +106,7 @@ func New(cfg Config) *Fleet {
 	}
 	f := &Fleet{
 		cfg: cfg, ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		running: map[server.ID]*instance{}, trouble: map[server.ID]trouble{},
+		running: map[place]*instance{}, trouble: map[place]trouble{},
 		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "transferd_servers", Help: "Servers in the catalogue.",
 		}, []string{"state"}),
@@ -180,14 +165,14 @@ func (f *Fleet) reconcile(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("server %s: %w", s.ServerId, err))
 		}
 	}
-	for id, i := range f.running {
-		if !known[id] { // deleted
-			f.stop(id, i)
+	for at, i := range f.running {
+		if !known[at.server] { // deleted
+			f.stop(at, i)
 		}
 	}
-	for id := range f.trouble {
-		if !known[id] {
-			delete(f.trouble, id)
+	for at := range f.trouble {
+		if !known[at.server] {
+			delete(f.trouble, at)
 		}
 	}
 	f.servers.Reset()
@@ -215,114 +200,48 @@ func (f *Fleet) list(ctx context.Context) ([]server.Server, error) {
 
 // settle brings one server nearer to what its state asks for. Only a fault of the catalogue is an error.
 func (f *Fleet) settle(ctx context.Context, s server.Server) error {
-	id, i := s.ServerId, f.running[s.ServerId]
 	switch s.State {
 	case server.Starting, server.Online:
 		if err := f.cfg.Supports(s); err != nil {
-			if i != nil {
-				f.stop(id, i) // at once: it must not serve in part what it was asked for
-			}
 			return f.giveUp(ctx, s, err)
 		}
-		if i == nil {
-			return f.start(ctx, s)
-		}
-		if i.stopping() {
-			return nil // it was stopped and started again: once it has ended, reap wakes us
-		}
-		if err := f.refresh(ctx, s, i); err != nil {
-			return err
-		}
-		return f.online(ctx, s, i)
+		return f.serve(ctx, s)
 	case server.Stopping, server.StopFailed:
-		delete(f.trouble, id)
-		if i == nil {
+		open := f.close(s.ServerId)
+		if len(open) == 0 {
 			return f.transition(ctx, s, server.Offline, func(*server.Server) {})
 		}
-		f.stop(id, i)
-		if s.State == server.Stopping && i.overdue(f.cfg.Now(), f.cfg.DrainTimeout) {
-			f.cfg.Log.Error("server does not stop", "server", string(id), "after", f.cfg.DrainTimeout.String())
+		overdue := func(i *instance) bool { return i.overdue(f.cfg.Now(), f.cfg.DrainTimeout) }
+		if s.State == server.Stopping && slices.ContainsFunc(open, overdue) {
+			f.cfg.Log.Error("server does not stop", "server", string(s.ServerId), "after", f.cfg.DrainTimeout.String())
 			return f.transition(ctx, s, server.StopFailed, func(*server.Server) {})
 		}
 	default: // OFFLINE, START_FAILED
-		delete(f.trouble, id)
-		if i != nil {
-			f.stop(id, i)
-		}
+		f.close(s.ServerId)
 	}
 	return nil
 }
 
-// start opens a server's listener and its frontend.
-func (f *Fleet) start(ctx context.Context, s server.Server) error {
-	switch t := f.trouble[s.ServerId]; {
-	case s.State == server.Starting:
-		delete(f.trouble, s.ServerId) // somebody asked for a fresh start
-	case t.tries >= tries:
-		return f.startFailed(ctx, s, t.cause)
-	case t.next.After(f.cfg.Now()):
-		return nil // a wake is set for then
-	}
-	keys, err := f.cfg.Catalogue.HostKeys(ctx, s.ServerId)
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read host keys: %w", err)
-	}
-	ln, err := f.cfg.Listen(ctx, s)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return f.startFailed(ctx, s, err)
-	}
-	i := f.run(ctx, ln, Settings{Server: s, HostKeys: keys})
-	f.cfg.Log.Info("server listens", "server", string(s.ServerId), "address", i.address)
-	return f.online(ctx, s, i)
-}
-
-// startFailed gives up a server that was to start. One that was ONLINE gets a few tries more: the process before this one
-// may still hold the address.
-func (f *Fleet) startFailed(ctx context.Context, s server.Server, cause error) error {
-	if s.State == server.Online && f.again(s.ServerId, cause) {
-		return nil
-	}
-	return f.giveUp(ctx, s, cause)
-}
-
-// giveUp makes a server START_FAILED. Whoever asks for another start gets a fresh one.
+// giveUp makes a server START_FAILED, with all its doors closed: it must not serve in part what it was asked for. Whoever
+// asks for another start gets a fresh one.
 func (f *Fleet) giveUp(ctx context.Context, s server.Server, cause error) error {
-	delete(f.trouble, s.ServerId)
+	f.close(s.ServerId)
 	f.cfg.Log.Error("server cannot start", "server", string(s.ServerId), "error", cause.Error())
 	return f.transition(ctx, s, server.StartFailed, func(s *server.Server) {
 		setTag(s, TagStartError, tagValue(cause.Error()))
 	})
 }
 
-// again plans another try; false when there were enough.
-func (f *Fleet) again(id server.ID, cause error) bool {
-	t := f.trouble[id]
-	t.tries++
-	t.cause = cause
-	wait := f.cfg.Retry << (t.tries - 1)
-	t.next = f.cfg.Now().Add(wait)
-	f.trouble[id] = t
-	if t.tries >= tries {
-		return false
-	}
-	f.cfg.Log.Warn("server is not up: trying again", "server", string(id), "wait", wait.String(), "error", cause.Error())
-	f.wakeIn(wait)
-	return true
-}
-
 // online writes that a server is up, and where. Nothing is written if the catalogue says so already.
-func (f *Fleet) online(ctx context.Context, s server.Server, i *instance) error {
-	if s.State == server.Online && tag(s, TagAddress) == i.address && tag(s, TagStartError) == "" {
+func (f *Fleet) online(ctx context.Context, s server.Server, addresses []server.Tag) error {
+	news := func(t server.Tag) bool { return tag(s, t.Key) != t.Value }
+	if s.State == server.Online && !slices.ContainsFunc(addresses, news) && tag(s, TagStartError) == "" {
 		return nil
 	}
 	return f.transition(ctx, s, server.Online, func(s *server.Server) {
-		setTag(s, TagAddress, i.address)
+		for _, t := range addresses {
+			setTag(s, t.Key, t.Value)
+		}
 		setTag(s, TagStartError, "")
 	})
 }
@@ -350,19 +269,6 @@ func (f *Fleet) transition(ctx context.Context, seen server.Server, to server.St
 	return nil
 }
 
-// refresh gives a running frontend the server as it is now.
-func (f *Fleet) refresh(ctx context.Context, s server.Server, i *instance) error {
-	keys, err := f.cfg.Catalogue.HostKeys(ctx, s.ServerId)
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read host keys: %w", err)
-	}
-	i.settings.Store(&Settings{Server: s, HostKeys: keys})
-	return nil
-}
-
 // poke has Run look again.
 func (f *Fleet) poke() {
 	select {
@@ -380,11 +286,14 @@ func gone(err error) bool {
 	return errors.As(err, &missing)
 }
 
-// The tags that tell about addresses. Tools of AWS ignore the first two, as they ignore all tags named aws:.
+// The tags that tell about addresses, for doors to be made with. Tools of AWS ignore those named aws:, as they ignore all
+// such tags. FTP and FTPS share one door, as they share one port on AWS.
 const (
-	TagAddress    = "aws:transferd:sftp-address" // host:port where the server listens, or last listened
-	TagStartError = "aws:transferd:start-error"  // why it is START_FAILED
-	TagAsk        = "transferd:sftp-address"     // host:port that whoever made the server asks for
+	TagStartError  = "aws:transferd:start-error"  // why it is START_FAILED
+	TagSFTPAddress = "aws:transferd:sftp-address" // host:port where the server listens, or last listened
+	TagSFTPAsk     = "transferd:sftp-address"     // host:port that whoever made the server asks for
+	TagFTPAddress  = "aws:transferd:ftp-address"
+	TagFTPAsk      = "transferd:ftp-address"
 )
 
 func tag(s server.Server, key string) string {

@@ -231,12 +231,15 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// sftp is the one door of servers that have one.
+func sftp(front fleet.Frontend) []fleet.Door {
+	pool := fleet.Addresses{Host: "127.0.0.1", TagAddress: fleet.TagSFTPAddress, TagAsk: fleet.TagSFTPAsk}
+	return []fleet.Door{{Name: "SFTP", Listen: pool.Listen, Frontend: front, TagAddress: pool.TagAddress}}
+}
+
 // run runs a fleet for the test; the function stops it and gives Run's error.
 func run(t *testing.T, cfg fleet.Config) (*fleet.Fleet, func() error) {
 	t.Helper()
-	if cfg.Listen == nil {
-		cfg.Listen = fleet.Addresses{Host: "127.0.0.1"}.Listen
-	}
 	cfg.Retry = cmp.Or(cfg.Retry, time.Millisecond)
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 10*time.Second)
 	f := fleet.New(cfg)
@@ -291,9 +294,9 @@ func TestLifeOfAServer(t *testing.T) {
 	c := newCatalogue(starting("s-1"))
 	front := &frontend{}
 	reg := prometheus.NewRegistry()
-	_, stop := run(t, fleet.Config{Catalogue: c, Frontend: front, Registerer: reg})
+	_, stop := run(t, fleet.Config{Catalogue: c, Doors: sftp(front), Registerer: reg})
 	s := c.await(t, "s-1", server.Online)
-	address := tag(s, fleet.TagAddress)
+	address := tag(s, fleet.TagSFTPAddress)
 	if got := ask(t, address); got != "old hostkey-of-s-1" {
 		t.Errorf("served %q at %s", got, address)
 	}
@@ -302,15 +305,15 @@ func TestLifeOfAServer(t *testing.T) {
 	c.put(s)
 	eventually(t, func() bool { return ask(t, address) == "new hostkey-of-s-1" })
 	c.wish(t, "s-1", server.Stopping)
-	if s := c.await(t, "s-1", server.Offline); tag(s, fleet.TagAddress) != address {
+	if s := c.await(t, "s-1", server.Offline); tag(s, fleet.TagSFTPAddress) != address {
 		t.Error("the address is forgotten")
 	}
 	if got := ask(t, address); got != "refused" {
 		t.Errorf("stopped, and yet %q", got)
 	}
 	c.wish(t, "s-1", server.Starting)
-	if s := c.await(t, "s-1", server.Online); tag(s, fleet.TagAddress) != address {
-		t.Errorf("came back at %s, was at %s", tag(s, fleet.TagAddress), address)
+	if s := c.await(t, "s-1", server.Online); tag(s, fleet.TagSFTPAddress) != address {
+		t.Errorf("came back at %s, was at %s", tag(s, fleet.TagSFTPAddress), address)
 	}
 	if families, err := reg.Gather(); err != nil || len(families) != 1 || families[0].GetName() != "transferd_servers" {
 		t.Errorf("metrics %v, %v", families, err)
@@ -330,15 +333,15 @@ func TestRestartKeepsAddresses(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(starting("s-1"), starting("s-2"), server.Server{ServerId: "s-3", State: server.Stopping},
 		server.Server{ServerId: "s-4", State: server.Offline})
-	_, stop := run(t, fleet.Config{Catalogue: c, Frontend: &frontend{}})
-	one, two := tag(c.await(t, "s-1", server.Online), fleet.TagAddress), tag(c.await(t, "s-2", server.Online), fleet.TagAddress)
+	_, stop := run(t, fleet.Config{Catalogue: c, Doors: sftp(&frontend{})})
+	one, two := tag(c.await(t, "s-1", server.Online), fleet.TagSFTPAddress), tag(c.await(t, "s-2", server.Online), fleet.TagSFTPAddress)
 	c.await(t, "s-3", server.Offline) // its process died while it stopped
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
 	before := c.writes
 	front := &frontend{}
-	run(t, fleet.Config{Catalogue: c, Frontend: front}) // ready: they listen
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(front)}) // ready: they listen
 	if !strings.HasPrefix(ask(t, one), "old") || !strings.HasPrefix(ask(t, two), "old") {
 		t.Error("not at the same addresses")
 	}
@@ -352,7 +355,7 @@ func TestDeleted(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(starting("s-1"))
 	front := &frontend{ended: make(chan server.ID, 1)}
-	run(t, fleet.Config{Catalogue: c, Frontend: front})
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(front)})
 	c.await(t, "s-1", server.Online)
 	c.remove("s-1")
 	if id := <-front.ended; id != "s-1" {
@@ -367,12 +370,12 @@ func TestStartFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	want := server.Tag{Key: fleet.TagAsk, Value: taken.Addr().String()}
+	want := server.Tag{Key: fleet.TagSFTPAsk, Value: taken.Addr().String()}
 	online := starting("s-2", want)
 	online.State = server.Online
 	log := &buffer{}
 	c := newCatalogue(starting("s-1", want), online)
-	run(t, fleet.Config{Catalogue: c, Frontend: &frontend{}, Log: slog.New(slog.NewTextHandler(log, nil))})
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(&frontend{}), Log: slog.New(slog.NewTextHandler(log, nil))})
 	for _, id := range []server.ID{"s-1", "s-2"} {
 		s := c.await(t, id, server.StartFailed)
 		if reason := tag(s, fleet.TagStartError); !strings.Contains(reason, "in use") {
@@ -387,7 +390,7 @@ func TestStartFails(t *testing.T) {
 	}
 	c.wish(t, "s-1", server.Starting)
 	s := c.await(t, "s-1", server.Online)
-	if tag(s, fleet.TagStartError) != "" || tag(s, fleet.TagAddress) != want.Value {
+	if tag(s, fleet.TagStartError) != "" || tag(s, fleet.TagSFTPAddress) != want.Value {
 		t.Errorf("tags %v", s.Tags)
 	}
 }
@@ -402,10 +405,10 @@ func TestFrontendDies(t *testing.T) {
 	}{{2, server.Online, 3}, {100, server.StartFailed, 6}} {
 		cat := newCatalogue(starting("s-1"))
 		front := &frontend{die: c.deaths}
-		run(t, fleet.Config{Catalogue: cat, Frontend: front})
+		run(t, fleet.Config{Catalogue: cat, Doors: sftp(front)})
 		eventually(t, func() bool { return front.times() >= c.served })
 		s := cat.await(t, "s-1", c.want)
-		if c.want == server.StartFailed && tag(s, fleet.TagStartError) != "accept: out of files" {
+		if c.want == server.StartFailed && tag(s, fleet.TagStartError) != "SFTP: accept: out of files" {
 			t.Errorf("tags %v", s.Tags)
 		}
 		if n := front.times(); n != c.served {
@@ -418,7 +421,7 @@ func TestStopTakesTooLong(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(starting("s-1"))
 	front := &frontend{stuck: make(chan struct{})}
-	_, stop := run(t, fleet.Config{Catalogue: c, Frontend: front, DrainTimeout: 20 * time.Millisecond})
+	_, stop := run(t, fleet.Config{Catalogue: c, Doors: sftp(front), DrainTimeout: 20 * time.Millisecond})
 	c.await(t, "s-1", server.Online)
 	c.wish(t, "s-1", server.Stopping)
 	c.await(t, "s-1", server.StopFailed)
@@ -433,15 +436,15 @@ func TestStopAndStartAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(starting("s-1"))
 	front := &frontend{stuck: make(chan struct{})}
-	run(t, fleet.Config{Catalogue: c, Frontend: front})
-	address := tag(c.await(t, "s-1", server.Online), fleet.TagAddress)
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(front)})
+	address := tag(c.await(t, "s-1", server.Online), fleet.TagSFTPAddress)
 	c.wish(t, "s-1", server.Stopping)
 	eventually(t, func() bool { return ask(t, address) == "refused" })
 	c.wish(t, "s-1", server.Starting)
 	close(front.stuck)
 	s := c.await(t, "s-1", server.Online)
-	if tag(s, fleet.TagAddress) != address {
-		t.Errorf("at %s, was at %s", tag(s, fleet.TagAddress), address)
+	if tag(s, fleet.TagSFTPAddress) != address {
+		t.Errorf("at %s, was at %s", tag(s, fleet.TagSFTPAddress), address)
 	}
 	eventually(t, func() bool { return front.times() == 2 })
 }
@@ -451,7 +454,7 @@ func TestCatalogueAway(t *testing.T) {
 	for away := 1; away <= 4; away++ { // the listing, the keys, the state
 		c := newCatalogue(starting("s-1"), server.Server{ServerId: "s-2", State: server.Stopping})
 		c.away = away
-		run(t, fleet.Config{Catalogue: c, Frontend: &frontend{}})
+		run(t, fleet.Config{Catalogue: c, Doors: sftp(&frontend{})})
 		c.await(t, "s-1", server.Online)
 		c.await(t, "s-2", server.Offline)
 	}
@@ -463,7 +466,7 @@ func TestManyServers(t *testing.T) {
 	for i := range 1100 { // more than two pages, listed alone
 		c.put(server.Server{ServerId: server.ID(fmt.Sprintf("s-%04d", i)), State: server.Stopping})
 	}
-	run(t, fleet.Config{Catalogue: c, Frontend: &frontend{}})
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(&frontend{})})
 	c.await(t, "s-0000", server.Offline)
 	c.await(t, "s-1099", server.Offline)
 }
@@ -477,9 +480,9 @@ func TestAddresses(t *testing.T) {
 	defer taken.Close()
 	busy := taken.Addr().(*net.TCPAddr).Port
 	before := func(port int) server.Tag {
-		return server.Tag{Key: fleet.TagAddress, Value: fmt.Sprint("127.0.0.1:", port)}
+		return server.Tag{Key: fleet.TagSFTPAddress, Value: fmt.Sprint("127.0.0.1:", port)}
 	}
-	asks := func(address string) server.Tag { return server.Tag{Key: fleet.TagAsk, Value: address} }
+	asks := func(address string) server.Tag { return server.Tag{Key: fleet.TagSFTPAsk, Value: address} }
 	for _, c := range []struct {
 		name string
 		pool fleet.Addresses
@@ -499,6 +502,7 @@ func TestAddresses(t *testing.T) {
 		{"asked for nonsense", fleet.Addresses{}, []server.Tag{asks("here")}, nil},
 		{"bad range", fleet.Addresses{First: 1, Last: 70000}, nil, nil},
 	} {
+		c.pool.TagAddress, c.pool.TagAsk = fleet.TagSFTPAddress, fleet.TagSFTPAsk
 		ln, err := c.pool.Listen(t.Context(), server.Server{Tags: c.tags})
 		if c.want == nil {
 			if err == nil {

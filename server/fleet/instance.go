@@ -7,11 +7,9 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
-
-	"github.com/transferd/transferd/server"
 )
 
-// instance is one running frontend.
+// instance is a door that is open: one running frontend.
 type instance struct {
 	address  string
 	settings atomic.Pointer[Settings]
@@ -24,16 +22,16 @@ type instance struct {
 }
 
 // run starts a frontend. It ends with ctx, or by stop.
-func (f *Fleet) run(ctx context.Context, ln net.Listener, settings Settings) *instance {
+func (f *Fleet) run(ctx context.Context, at place, ln net.Listener, settings Settings) *instance {
 	i := &instance{address: ln.Addr().String(), done: make(chan struct{}), started: f.cfg.Now()}
 	i.settings.Store(&settings)
 	ctx, i.cancel = context.WithCancel(ctx)
-	f.running[settings.Server.ServerId] = i
+	f.running[at] = i
 	go func() {
 		defer f.poke()
 		defer close(i.done)
 		defer i.cancel()
-		err := f.cfg.Frontend.Serve(ctx, ln, func() Settings { return *i.settings.Load() })
+		err := f.cfg.Doors[at.door].Frontend.Serve(ctx, ln, func() Settings { return *i.settings.Load() })
 		i.told = ctx.Err() != nil
 		if i.told && (errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed)) {
 			err = nil
@@ -47,14 +45,14 @@ func (f *Fleet) run(ctx context.Context, ln net.Listener, settings Settings) *in
 }
 
 // stop tells a frontend to end, once.
-func (f *Fleet) stop(id server.ID, i *instance) {
+func (f *Fleet) stop(at place, i *instance) {
 	if i.stopping() {
 		return
 	}
 	i.stopped = f.cfg.Now()
 	i.cancel()
 	f.wakeIn(f.cfg.DrainTimeout)
-	f.cfg.Log.Info("server stops", "server", string(id), "address", i.address)
+	f.cfg.Log.Info("server stops", "server", string(at.server), "door", f.name(at), "address", i.address)
 }
 
 func (i *instance) stopping() bool { return !i.stopped.IsZero() }
@@ -65,13 +63,13 @@ func (i *instance) overdue(now time.Time, limit time.Duration) bool {
 
 // reap forgets the frontends that have ended. One that nobody stopped is trouble: it is started again, not at once.
 func (f *Fleet) reap() {
-	for id, i := range f.running {
+	for at, i := range f.running {
 		select {
 		case <-i.done:
 		default:
 			continue
 		}
-		delete(f.running, id)
+		delete(f.running, at)
 		switch {
 		case !i.told:
 			cause := i.err
@@ -79,11 +77,11 @@ func (f *Fleet) reap() {
 				cause = errors.New("frontend ended by itself")
 			}
 			if f.cfg.Now().Sub(i.started) >= steady {
-				delete(f.trouble, id)
+				delete(f.trouble, at)
 			}
-			f.again(id, cause) // if there were enough tries, start gives it up
+			f.again(at, cause) // if there were enough tries, open gives it up
 		case i.err != nil:
-			f.cfg.Log.Error("server stopped with an error", "server", string(id), "error", i.err.Error())
+			f.cfg.Log.Error("server stopped with an error", "server", string(at.server), "door", f.name(at), "error", i.err.Error())
 		}
 	}
 }
@@ -93,7 +91,7 @@ func (f *Fleet) drain() error {
 	limit, cancel := context.WithTimeout(context.Background(), f.cfg.DrainTimeout)
 	defer cancel()
 	var errs []error
-	for id, i := range f.running {
+	for at, i := range f.running {
 		select {
 		case <-i.done:
 		case <-limit.Done():
@@ -101,10 +99,10 @@ func (f *Fleet) drain() error {
 		select {
 		case <-i.done:
 			if i.err != nil {
-				errs = append(errs, fmt.Errorf("server %s: %w", id, i.err))
+				errs = append(errs, fmt.Errorf("%s of server %s: %w", f.name(at), at.server, i.err))
 			}
 		default:
-			errs = append(errs, fmt.Errorf("server %s has not ended after %s", id, f.cfg.DrainTimeout))
+			errs = append(errs, fmt.Errorf("%s of server %s has not ended after %s", f.name(at), at.server, f.cfg.DrainTimeout))
 		}
 	}
 	return errors.Join(errs...)

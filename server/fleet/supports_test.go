@@ -33,16 +33,18 @@ func TestUnsupportedServerDoesNotStart(t *testing.T) {
 	online.State = server.Online
 	c := newCatalogue(speaks(starting("s-1"), "FTPS"), online, speaks(starting("s-3"), "SFTP"))
 	front := &frontend{}
+	doors := sftp(front)
 	var listens atomic.Int32
-	run(t, fleet.Config{Catalogue: c, Frontend: front, Supports: sftpOnly,
-		Listen: func(ctx context.Context, s server.Server) (net.Listener, error) {
-			listens.Add(1)
-			return fleet.Addresses{Host: "127.0.0.1"}.Listen(ctx, s)
-		}})
+	listen := doors[0].Listen
+	doors[0].Listen = func(ctx context.Context, s server.Server) (net.Listener, error) {
+		listens.Add(1)
+		return listen(ctx, s)
+	}
+	run(t, fleet.Config{Catalogue: c, Doors: doors, Supports: sftpOnly})
 	c.await(t, "s-3", server.Online)
 	for _, id := range []server.ID{"s-1", "s-2"} {
 		s := c.await(t, id, server.StartFailed)
-		if got := tag(s, fleet.TagStartError); got != "FTPS is not supported yet" || tag(s, fleet.TagAddress) != "" {
+		if got := tag(s, fleet.TagStartError); got != "FTPS is not supported yet" || tag(s, fleet.TagSFTPAddress) != "" {
 			t.Errorf("%s: tags %v", id, s.Tags)
 		}
 	}
@@ -63,9 +65,9 @@ func TestOnlineServerThatAsksForMore(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(speaks(starting("s-1"), "SFTP"))
 	front := &frontend{stuck: make(chan struct{})} // sessions that take their time to end
-	run(t, fleet.Config{Catalogue: c, Frontend: front, Supports: sftpOnly})
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(front), Supports: sftpOnly})
 	s := c.await(t, "s-1", server.Online)
-	address := tag(s, fleet.TagAddress)
+	address := tag(s, fleet.TagSFTPAddress)
 	if got := ask(t, address); !strings.HasPrefix(got, "old") {
 		t.Fatalf("served %q", got)
 	}
@@ -81,7 +83,7 @@ func TestOnlineServerThatAsksForMore(t *testing.T) {
 	c.wish(t, "s-1", server.Starting)
 	close(front.stuck)
 	s = c.await(t, "s-1", server.Online)
-	if tag(s, fleet.TagAddress) != address || tag(s, fleet.TagStartError) != "" {
+	if tag(s, fleet.TagSFTPAddress) != address || tag(s, fleet.TagStartError) != "" {
 		t.Errorf("tags %v, was at %s", s.Tags, address)
 	}
 	eventually(t, func() bool { return front.times() == 2 })
@@ -91,9 +93,9 @@ func TestOnlineServerThatAsksForMore(t *testing.T) {
 func TestUnsupportedWhileTheCatalogueIsAway(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(speaks(starting("s-1"), "SFTP"))
-	run(t, fleet.Config{Catalogue: c, Frontend: &frontend{}, Supports: sftpOnly, Retry: 20 * time.Millisecond})
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(&frontend{}), Supports: sftpOnly, Retry: 20 * time.Millisecond})
 	s := c.await(t, "s-1", server.Online)
-	address := tag(s, fleet.TagAddress)
+	address := tag(s, fleet.TagSFTPAddress)
 	c.allowWrites(false)
 	c.put(speaks(s, "FTPS"))
 	eventually(t, func() bool { return ask(t, address) == "refused" })
@@ -112,9 +114,9 @@ func TestHostKeysReachRunningServers(t *testing.T) {
 	t.Parallel()
 	c := newCatalogue(starting("s-1"), starting("s-2"))
 	front := &frontend{}
-	run(t, fleet.Config{Catalogue: c, Frontend: front, Tick: time.Hour}) // signals alone
-	address := tag(c.await(t, "s-1", server.Online), fleet.TagAddress)
-	other := tag(c.await(t, "s-2", server.Online), fleet.TagAddress)
+	run(t, fleet.Config{Catalogue: c, Doors: sftp(front), Tick: time.Hour}) // signals alone
+	address := tag(c.await(t, "s-1", server.Online), fleet.TagSFTPAddress)
+	other := tag(c.await(t, "s-2", server.Online), fleet.TagSFTPAddress)
 	for _, keys := range [][]string{{"first"}, {"second", "first"}, {"second"}} {
 		c.rekey("s-1", keys...)
 		changed := time.Now()

@@ -125,7 +125,8 @@ func secret(key string) string { return "secret/of+" + key }
 func runFleet(t testing.TB, d *db.DB) {
 	t.Helper()
 	f := fleet.New(fleet.Config{
-		Catalogue: d, Frontend: quiet{}, Listen: listen, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Catalogue: d, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Doors: []fleet.Door{{Name: "SFTP", Frontend: quiet{}, Listen: listen, TagAddress: fleet.TagSFTPAddress}},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
