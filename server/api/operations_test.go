@@ -65,7 +65,7 @@ func keptMembers() []keptMember {
 	const network = "there is no VPC: servers listen where the configuration says"
 	const credentials = "files are reached with the daemon's own credentials"
 	const response = "server/identity/internal/response/response.go"
-	carriers := []string{"server/identity/managed/managed.go", response, "server/sftpd/channel.go", "server/sftpd/log.go", "server/ftpd/login.go"}
+	carriers := []string{"server/identity/managed/managed.go", response, "server/sftpd/channel.go", "server/sftpd/log.go"}
 	return []keptMember{
 		{"Server", "EndpointType", network, vpc, "", nil},
 		{"Server", "EndpointDetails.VpcId", network, vpc, "", nil},
@@ -304,7 +304,8 @@ func selectors(t *testing.T, root string) map[string]map[string]bool {
 		}
 		name := filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator)))
 		if d.IsDir() {
-			if slices.Contains([]string{"cmd", "server/api", "server/db", "storage"}, name) || strings.HasPrefix(d.Name(), ".") && path != root {
+			// server/ftpd acts on what it reads, and no server is served by it yet: when it is wired it leaves this list.
+			if slices.Contains([]string{"cmd", "server/api", "server/db", "server/ftpd", "storage"}, name) || strings.HasPrefix(d.Name(), ".") && path != root {
 				return fs.SkipDir
 			}
 			return nil
