@@ -83,7 +83,7 @@ func TestApply(t *testing.T) {
 
 	did, answer := p.apply(name, "--plan")
 	expectDone(t, "the plan", did, all...)
-	if n := len(p.aws("list-servers")["Servers"].([]any)); n != 1 || answer.Applied {
+	if n := len(p.aws("list-servers")["Servers"].([]any)); n != 2 || answer.Applied { // those of dev mode
 		t.Errorf("after a plan there are %d servers, applied %v", n, answer.Applied)
 	}
 	did, answer = p.apply(name)

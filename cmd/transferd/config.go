@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
 )
@@ -24,6 +25,12 @@ type Config struct {
 	Certificate KeyPair
 	// SFTP is what the front doors of all servers share.
 	SFTP SFTPConfig
+	// FTP is what the FTP and FTPS front doors of all servers share.
+	FTP FTPConfig
+	// Certificates are the files that the ARNs of servers' certificates stand for.
+	Certificates map[string]certificates.Files
+	// UsersFile names the file of users of the servers whose identity provider has the URL usersfile.URL; "" is none.
+	UsersFile string
 	// S3 is the object store.
 	S3 S3Config
 	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
@@ -56,6 +63,16 @@ type SFTPConfig struct {
 	Idle time.Duration
 	// MaxSessions bounds the connections of one server; 0 is AWS's 10,000.
 	MaxSessions int
+}
+
+// FTPConfig is what the FTP and FTPS front doors of all servers share. Host, First and Last are as those of SFTPConfig.
+type FTPConfig struct {
+	Host        string
+	First, Last int
+	// PassiveFirst to PassiveLast are the ports of data connections; both 0 is any free one.
+	PassiveFirst, PassiveLast int
+	// Implicit begins every connection with TLS.
+	Implicit bool
 }
 
 // S3Config is an S3 endpoint and the credentials to use there.

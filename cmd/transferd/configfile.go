@@ -15,9 +15,11 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/cmd/transferd/internal/yamlstrict"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/identity/usersfile"
 )
 
 // configFile is the configuration file of `transferd serve`. The comments of its fields are the manual: docs/configuration.md
@@ -38,6 +40,13 @@ type configFile struct {
 	SFTP sftpFile `yaml:"sftp"`
 	// The object store that servers with the domain S3 serve.
 	S3 s3File `yaml:"s3"`
+	// FTP and FTPS, which share one port. AWS lets only servers with an identity provider of their own speak FTP.
+	FTP ftpFile `yaml:"ftp"`
+	// The certificates of servers: for each ARN that a server may name as its Certificate, the files, as
+	// ARN: {certificate: FILE, key: FILE}, PEM with the chain. Read again when they change.
+	Certificates map[string]tlsFile `yaml:"certificates"`
+	// Where users come from, apart from the control API.
+	Identity identityFile `yaml:"identity"`
 	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
 	Buffers byteCount `yaml:"buffers"`
 	// How many workflow steps run at a time.
@@ -104,6 +113,23 @@ type sftpFile struct {
 	MaxSessions int `yaml:"max_sessions"`
 }
 
+type ftpFile struct {
+	// The address that servers listen on which ask for none (tag transferd:ftp-address). "" is every interface.
+	Host string `yaml:"host"`
+	// The ports that servers get, FIRST-LAST, one each; 0 is any free one. A server keeps its port over restarts.
+	Ports portRange `yaml:"ports"`
+	// The ports of data connections, FIRST-LAST, shared by all servers; 0 is any free one.
+	PassivePorts portRange `yaml:"passive_ports"`
+	// Begin every connection with TLS, as port 990 does; AWS has no such thing.
+	ImplicitTLS bool `yaml:"implicit_tls"`
+}
+
+type identityFile struct {
+	// A file with users and the hashes of their passwords, for servers whose identity provider is API_GATEWAY with the
+	// Url https://users-file.transferd.internal. Read again when it changes.
+	UsersFile string `yaml:"users_file"`
+}
+
 type s3File struct {
 	// The store's URL. Empty is AWS's own for the region.
 	Endpoint string `yaml:"endpoint"`
@@ -161,6 +187,7 @@ func defaultFile() configFile {
 		API:     apiFile{Listen: "127.0.0.1:8470"},
 		Metrics: metricsFile{Listen: "127.0.0.1:9470"},
 		SFTP:    sftpFile{Ports: portRange{2200, 2299}, Keepalive: 60 * time.Second, KeepaliveMax: 5, Idle: 30 * time.Minute, MaxSessions: 10_000},
+		FTP:     ftpFile{Ports: portRange{2100, 2199}, PassivePorts: portRange{8192, 8200}},
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
 		Buffers: 1 << 30, Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
 		Log: logFile{File: "-"},
@@ -312,7 +339,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -365,6 +392,11 @@ func (f *configFile) config() Config {
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
 			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions,
 		},
+		FTP: FTPConfig{
+			Host: f.FTP.Host, First: f.FTP.Ports.First, Last: f.FTP.Ports.Last,
+			PassiveFirst: f.FTP.PassivePorts.First, PassiveLast: f.FTP.PassivePorts.Last, Implicit: f.FTP.ImplicitTLS,
+		},
+		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		S3: S3Config{
 			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,
 			SessionToken: f.S3.SessionToken, PathStyle: f.S3.PathStyle, RetryBudget: f.S3.Retry, Unsigned: f.S3.UnsignedPayload,
@@ -372,6 +404,31 @@ func (f *configFile) config() Config {
 		Buffers: int64(f.Buffers), Workers: f.Workers, Drain: f.Drain,
 		Retention: f.Retention, Limits: server.Limits(f.Limits), Level: slog.Level(f.Log.Level),
 	}
+}
+
+func (f *configFile) certificates() map[string]certificates.Files {
+	files := make(map[string]certificates.Files, len(f.Certificates))
+	for arn, t := range f.Certificates {
+		files[arn] = certificates.Files(t)
+	}
+	return files
+}
+
+// judgeFTP says what cannot be true of FTP: the files themselves are read as the daemon will read them.
+func (f *configFile) judgeFTP(at yamlstrict.Lines) error {
+	var errs []error
+	if f.FTP.Host != "" && net.ParseIP(f.FTP.Host) == nil && !hostName(f.FTP.Host) {
+		errs = append(errs, at.At("ftp.host", "must be an address or a name, without a port"))
+	}
+	if _, err := certificates.New(certificates.Config{Files: f.certificates()}); err != nil {
+		errs = append(errs, at.At("certificates", err.Error()))
+	}
+	if f.Identity.UsersFile != "" {
+		if _, err := usersfile.Open(usersfile.Config{Path: f.Identity.UsersFile}); err != nil {
+			errs = append(errs, at.At("identity.users_file", err.Error()))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func hostPort(s string) bool {

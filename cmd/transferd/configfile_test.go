@@ -49,7 +49,8 @@ func TestSampleConfig(t *testing.T) {
 	}
 	name := filepath.Join(t.TempDir(), "all.yaml")
 	cert := newKeyPair(t, filepath.Dir(name), "localhost")
-	all = strings.NewReplacer("/etc/transferd/api.pem", cert.Certificate, "/etc/transferd/api.key", cert.Key).Replace(all)
+	all = strings.NewReplacer("/etc/transferd/api.pem", cert.Certificate, "/etc/transferd/api.key", cert.Key,
+		"/etc/transferd/ftp.pem", cert.Certificate, "/etc/transferd/ftp.key", cert.Key).Replace(all)
 	if err := os.WriteFile(name, []byte(all), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +59,7 @@ func TestSampleConfig(t *testing.T) {
 		t.Fatalf("%v\n%s", err, all)
 	}
 	full.API.TLS = tlsFile{}
+	full.Certificates = nil
 	for i := range full.API.AccessKeys {
 		if len(full.API.AccessKeys[i].Operations) == 0 {
 			full.API.AccessKeys[i].Operations = nil
@@ -136,6 +138,9 @@ func TestConfigErrors(t *testing.T) {
 		{"s3: {access_key: a, secret_key: hush, endpoint: hush}\napi: {access_keys: [{id: A, secret: hush}]}\n", nil, "line 1: s3.endpoint: must be a URL"},
 		{"s3: {}\napi:\n  access_keys:\n    - {id: A, secret: hush, operations: [CreateSever]}\n", secrets, `line 4: api.access_keys[0]: access key id "A": there is no operation "CreateSever"`},
 		{"api:\n  access_keys:\n    - {id: A, secret: hush}\n    - {id: A, secret: hush}\n", secrets, "line 4: api.access_keys[1].id: stands here a second time"},
+		{valid + "ftp:\n  host: a:21\n", nil, "line 4: ftp.host: must be an address"},
+		{valid + "certificates: {\"arn:c\": {certificate: /nowhere, key: /nowhere}}\n", nil, "line 3: certificates: certificate arn:c: stat /nowhere"},
+		{valid + "identity:\n  users_file: /nowhere\n", nil, "line 4: identity.users_file: "},
 		{"api:\n  tls: {certificate: /nowhere}\n", secrets, "line 2: api.tls: needs both"},
 		{"api:\n  tls: {certificate: /nowhere, key: /nowhere}\n", secrets, "line 2: api.tls: stat /nowhere"},
 	} {
@@ -215,7 +220,7 @@ func showDefault(v reflect.Value, section bool) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		text = shortDuration(d)
 	}
-	if text == "" {
+	if text == "" || text == "map[]" {
 		return ""
 	}
 	return "`" + text + "`"
@@ -262,6 +267,10 @@ func fieldComments(t *testing.T, name string) map[string]string {
 func TestConfigValues(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "t.yaml")
+	dev := devFlags{data: t.TempDir()}
+	if err := dev.ftpFiles(&devState{}); err != nil {
+		t.Fatal(err)
+	}
 	text := `
 data: /d
 region: eu-central-1
@@ -276,6 +285,9 @@ drain: 7s
 retention: 0s
 limits: {servers: 1, users_per_server: 2, keys_per_user: 3, mappings_per_user: 4, workflows: 5, accesses_per_server: 6}
 log: {file: /l, level: warn}
+ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true}
+certificates: {"arn:c": {certificate: ` + dev.certificate().Certificate + `, key: ` + dev.certificate().Key + `}}
+identity: {users_file: ` + dev.usersFile() + `}
 `
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -290,6 +302,8 @@ log: {file: /l, level: warn}
 		"Data:/d", "{Region:eu-central-1 Account:123456789012}", "{ID:A Secret:s Operations:[ListServers] ReadOnly:true RequestsPerSecond:1.5 Burst:3}",
 		"{ID:B Secret:t Operations:[] ReadOnly:false RequestsPerSecond:0 Burst:0}", "API:127.0.0.1:1", "Metrics:127.0.0.1:2",
 		"{Host:10.0.0.1 First:5000 Last:5000 Keepalive:1s KeepaliveMax:2 Idle:3s MaxSessions:4}",
+		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 Implicit:true}", "UsersFile:" + dev.usersFile(),
+		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
 		"Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
 		"{Servers:1 UsersPerServer:2 KeysPerUser:3 MappingsPerUser:4 Workflows:5 AccessesPerServer:6}", "Level:WARN",

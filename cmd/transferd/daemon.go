@@ -22,6 +22,8 @@ import (
 	"github.com/transferd/transferd/server/api"
 	"github.com/transferd/transferd/server/db"
 	"github.com/transferd/transferd/server/fleet"
+	"github.com/transferd/transferd/server/identity"
+	"github.com/transferd/transferd/server/identity/guard"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/storage/s3"
@@ -50,6 +52,8 @@ type daemon struct {
 	recovery *session.Recovery
 	engine   *workflow.Engine
 	fleet    *fleet.Fleet
+	dispatch *identity.Dispatch
+	guard    *guard.Guard // before dispatch
 
 	apiListener, metricsListener net.Listener
 	apiServer, metricsServer     *http.Server

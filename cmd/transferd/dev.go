@@ -11,30 +11,33 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/fleet"
 )
 
 // devFlags are what can be said to `transferd dev`.
 type devFlags struct {
-	data, api, sftp, s3, metrics string
-	logTo                        string
-	ready                        readiness
-	buffers                      int64
-	workers                      int
-	drain, keepalive, retry      time.Duration
-	demo, demoExit               bool
+	data, api, sftp, ftp, s3, metrics, users string
+	logTo                                    string
+	ready                                    readiness
+	buffers                                  int64
+	workers                                  int
+	drain, keepalive, retry                  time.Duration
+	demo, demoExit                           bool
 }
 
 const devAbout = `transferd dev: the whole product on one machine, nothing to install or configure.
 
-Starts the control API, an S3 store on local disk, a bucket, and one SFTP server with a user whose key it makes. All
-state is in -data, so a second start has the same ids, keys, users and objects. Prints the commands to try and writes
+Starts the control API, an S3 store on local disk, a bucket, one SFTP server with a user whose key it makes, and one
+server for FTP and FTPS with a users file and a certificate that it signs itself. All state is in -data, so a second
+start has the same ids, keys, users and objects. Prints the commands to try and writes
 DATA/dev.env (export NAME=value lines). Ends on Ctrl-C or SIGTERM.
 
 Examples:
   transferd dev -demo                        show the whole way of an upload first
-  transferd dev -data /tmp/t -api 127.0.0.1:0 -sftp 127.0.0.1:0 -s3 127.0.0.1:0 -metrics 127.0.0.1:0
+  transferd dev -data /tmp/t -api 127.0.0.1:0 -sftp 127.0.0.1:0 -ftp 127.0.0.1:0 -s3 127.0.0.1:0 -metrics 127.0.0.1:0
   . ./transferd-data/dev.env && aws transfer list-servers`
 
 func runDev(ctx context.Context, p process, args []string) error {
@@ -43,6 +46,8 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.data, "data", "transferd-data", "`folder` for all state; made if it is missing")
 	fs.StringVar(&f.api, "api", "127.0.0.1:8470", "control API `host:port`; port 0 is any free one")
 	fs.StringVar(&f.sftp, "sftp", "127.0.0.1:2222", "SFTP `host:port`; port 0 is any free one")
+	fs.StringVar(&f.ftp, "ftp", "127.0.0.1:2121", "FTP and FTPS `host:port`; port 0 is any free one")
+	fs.StringVar(&f.users, "users", "", "`file` with the users of FTP and FTPS (default DATA/users.yaml, made with the user demo)")
 	fs.StringVar(&f.s3, "s3", "127.0.0.1:7070", "S3 store `host:port`; port 0 is any free one")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:9470", "`host:port` of /metrics, /healthz and /readyz; port 0 is any free one")
 	fs.StringVar(&f.logTo, "log", "", "`file` for the JSON log, - for standard error (default DATA/transferd.log)")
@@ -75,8 +80,14 @@ func (f devFlags) run(ctx context.Context, p process) (err error) {
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 
+	files := make(chan error, 1)
+	go func() { files <- f.ftpFiles(state) }() // a hash takes its time: beside the database and the S3 store
 	d, err := openDaemon(ctx, f.config(state, log), p.seams)
-	if err != nil {
+	if made := <-files; err != nil || made != nil {
+		err = errors.Join(err, made)
+		if d != nil {
+			err = errors.Join(err, d.close())
+		}
 		return err
 	}
 	store, err := startGateway(ctx, f, state, log)
@@ -85,7 +96,7 @@ func (f devFlags) run(ctx context.Context, p process) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Stop()) }()
 	d.cfg.S3.Endpoint = store.Endpoint()
-	if err := errors.Join(d.assemble(ctx), d.askAddress(ctx, state.ServerID, f.sftp)); err != nil {
+	if err := errors.Join(d.assemble(ctx), d.askAddress(ctx, state.ServerID, fleet.TagSFTPAsk, f.sftp), d.askAddress(ctx, state.FTPServerID, fleet.TagFTPAsk, f.ftp)); err != nil {
 		return errors.Join(err, d.close())
 	}
 	return d.runWith(ctx, func(ctx context.Context) error { return f.attend(ctx, p, d, state) })
@@ -127,6 +138,7 @@ func (f devFlags) attend(ctx context.Context, p process, d *daemon, state *devSt
 
 func (f devFlags) config(state *devState, log io.Writer) Config {
 	host, _ := splitPort(f.sftp)
+	ftp, _ := splitPort(f.ftp)
 	return Config{
 		Data:    f.data,
 		Realm:   server.Realm{Region: devRegion, Account: devAccount},
@@ -134,6 +146,7 @@ func (f devFlags) config(state *devState, log io.Writer) Config {
 		API:     f.api,
 		Metrics: f.metrics,
 		SFTP:    SFTPConfig{Host: host, Keepalive: f.keepalive, KeepaliveMax: devKeepaliveMax},
+		FTP:     FTPConfig{Host: ftp}, Certificates: map[string]certificates.Files{devCertificate: f.certificate()}, UsersFile: f.usersFile(),
 		S3: S3Config{
 			Region: devRegion, AccessKey: state.AccessKey, SecretKey: state.SecretKey,
 			// The store is our own child on the loopback interface: nobody can alter what passes there.

@@ -21,7 +21,7 @@ func TestDemo(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	any := "127.0.0.1:0"
 	code := run(t.Context(), process{stdout: &stdout, stderr: &stderr}, []string{
-		"dev", "-demo", "-demo-exit", "-data", data, "-api", any, "-sftp", any, "-s3", any, "-metrics", any,
+		"dev", "-demo", "-demo-exit", "-data", data, "-api", any, "-sftp", any, "-ftp", any, "-s3", any, "-metrics", any,
 	})
 	if code != 0 {
 		t.Fatalf("exit status %d\n%s%s", code, stdout.String(), stderr.String())
@@ -124,7 +124,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := filepath.Join(t.TempDir(), "transferd-data")
-	flags := " -demo-exit -data " + data + " -api 127.0.0.1:0 -sftp 127.0.0.1:0 -s3 127.0.0.1:0 -metrics 127.0.0.1:0"
+	flags := " -demo-exit -data " + data + " -api 127.0.0.1:0 -sftp 127.0.0.1:0 -ftp 127.0.0.1:0 -s3 127.0.0.1:0 -metrics 127.0.0.1:0"
 	if out := shell(t, root, two[0]+flags, ""); !strings.Contains(out, "Everything is as promised.") {
 		t.Errorf("%s does not show the demo:\n%s", two[0], out)
 	}

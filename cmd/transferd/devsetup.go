@@ -28,6 +28,7 @@ type devServer struct {
 	keyPath string // the user's private key
 	hosts   string // a known_hosts file with the server's keys
 	sftp    string // host:port
+	ftp     string // host:port, of the second server
 }
 
 // setUpDev makes what is missing: bucket, server, user, key. Server and user go through the control API, as a user of
@@ -50,7 +51,13 @@ func setUpDev(ctx context.Context, f devFlags, d *daemon, state *devState) (*dev
 	if err := dev.ensureUser(ctx, public); err != nil {
 		return nil, fmt.Errorf("create the user: %w", err)
 	}
-	if dev.sftp, err = d.sftpAddress(ctx, state.ServerID); err != nil {
+	if dev.sftp, err = d.address(ctx, state.ServerID, fleet.TagSFTPAddress); err != nil {
+		return nil, err
+	}
+	if err := dev.ensureFTPServer(ctx, f); err != nil {
+		return nil, fmt.Errorf("create the FTP server: %w", err)
+	}
+	if dev.ftp, err = d.address(ctx, state.FTPServerID, fleet.TagFTPAddress); err != nil {
 		return nil, err
 	}
 	return dev, dev.writeKnownHosts(ctx, f.data)
@@ -123,7 +130,12 @@ func (s *devServer) ensureUser(ctx context.Context, public string) error {
 // env is what dev.env says: every name of the shared contract that this build can fill.
 func (s *devServer) env() [][2]string {
 	host, port := splitPort(s.sftp)
-	return [][2]string{
+	_, ftpPort := splitPort(s.ftp)
+	ftp := [][2]string{{"FTP_SERVER_ID", string(s.state.FTPServerID)}, {"FTP_PORT", ftpPort}}
+	if s.state.FTPPassword != "" {
+		ftp = append(ftp, [2]string{"FTP_USER", devUser}, [2]string{"FTP_PASSWORD", s.state.FTPPassword})
+	}
+	return append(ftp, [][2]string{
 		{"AWS_ACCESS_KEY_ID", s.state.AccessKey},
 		{"AWS_SECRET_ACCESS_KEY", s.state.SecretKey},
 		{"AWS_REGION", devRegion},
@@ -140,7 +152,7 @@ func (s *devServer) env() [][2]string {
 		{"SFTP_KEY", s.keyPath},
 		{"SFTP_KNOWN_HOSTS", s.hosts},
 		{"METRICS_URL", s.daemon.metricsURL() + "/metrics"},
-	}
+	}...)
 }
 
 func (s *devServer) writeEnv(data string) error {
@@ -169,14 +181,16 @@ func (s *devServer) printCommands(w io.Writer, data string) {
   control API  %[2]s
   S3 store     %[3]s (bucket %[4]s)
   SFTP         %[5]s (server %[6]s, user %[7]s)
+  FTP, FTPS    %[10]s (server %[11]s)
   metrics      %[8]s/metrics, /healthz, /readyz
 
 Try, in another terminal:
   . %[9]s
   sftp -i "$SFTP_KEY" -P "$SFTP_PORT" -o UserKnownHostsFile="$SFTP_KNOWN_HOSTS" "$SFTP_USER@$SFTP_HOST"
+  curl --ssl-reqd --cacert %[12]s -T FILE -u "$FTP_USER:$FTP_PASSWORD" "ftp://localhost:$FTP_PORT/"
   aws transfer list-servers --endpoint-url "$TRANSFER_ENDPOINT"
   aws s3 ls "s3://$S3_BUCKET" --endpoint-url "$S3_ENDPOINT"
 
 `, data, s.daemon.apiURL(), s.daemon.cfg.S3.Endpoint, devBucket, host+":"+port, s.state.ServerID, devUser,
-		s.daemon.metricsURL(), filepath.Join(data, "dev.env"))
+		s.daemon.metricsURL(), filepath.Join(data, "dev.env"), s.ftp, s.state.FTPServerID, filepath.Join(data, "ftp.crt"))
 }

@@ -32,6 +32,9 @@ type devState struct {
 	AccessKey string
 	SecretKey string
 	ServerID  server.ID // "" until the server is made
+	// FTPServerID is the second server; FTPPassword is its user's, "" while there is no users file of ours.
+	FTPServerID server.ID `json:",omitempty"`
+	FTPPassword string    `json:",omitempty"`
 }
 
 func loadDevState(data string) (*devState, error) {

@@ -68,7 +68,7 @@ func launch(t *testing.T, opt startOptions) *proc {
 		opt.data = t.TempDir()
 	}
 	any := "127.0.0.1:0"
-	opt.args = append([]string{"dev", "-data", opt.data, "-api", any, "-sftp", any, "-s3", any, "-metrics", any}, opt.args...)
+	opt.args = append([]string{"dev", "-data", opt.data, "-api", any, "-sftp", any, "-ftp", any, "-s3", any, "-metrics", any}, opt.args...)
 	return spawn(t, opt)
 }
 

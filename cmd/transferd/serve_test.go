@@ -281,8 +281,12 @@ func TestUnsupported(t *testing.T) {
 	if err := supports(can); err != nil {
 		t.Error(err)
 	}
+	can.Protocols, can.IdentityProviderType = []string{"SFTP", "FTPS", "FTP"}, "API_GATEWAY"
+	if err := supports(can); err != nil {
+		t.Error(err)
+	}
 	for want, change := range map[string]func(*server.Server){
-		"Protocol FTPS is not supported yet":                   func(s *server.Server) { s.Protocols = []string{"SFTP", "FTPS"} },
+		"Protocol AS2 is not supported yet":                    func(s *server.Server) { s.Protocols = []string{"SFTP", "AS2"} },
 		"Domain EFS is not supported yet":                      func(s *server.Server) { s.Domain = "EFS" },
 		"IdentityProviderType AWS_LAMBDA is not supported yet": func(s *server.Server) { s.IdentityProviderType = "AWS_LAMBDA" },
 		"ProxyConfig with SftpMode PROXY_PROTOCOL_V2_ENFORCED is not supported yet": func(s *server.Server) {

@@ -11,14 +11,14 @@ func (u unsupported) Error() string { return string(u) + " is not supported yet"
 // server that asks for more than there is does not start, and its tag says why, rather than serve something else.
 func supports(s server.Server) error {
 	for _, p := range s.Protocols {
-		if p != "SFTP" {
+		if p == "AS2" {
 			return unsupported("Protocol " + p)
 		}
 	}
 	if s.Domain == "EFS" {
 		return unsupported("Domain EFS")
 	}
-	if t := s.IdentityProviderType; t != "" && t != "SERVICE_MANAGED" {
+	if t := s.IdentityProviderType; t != "" && t != "SERVICE_MANAGED" && t != "API_GATEWAY" {
 		return unsupported("IdentityProviderType " + t)
 	}
 	d := s.ProtocolDetails

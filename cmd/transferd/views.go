@@ -143,7 +143,7 @@ func serverOf(s *types.DescribedServer) serverView {
 	}
 	return serverView{
 		ServerId: aws.ToString(s.ServerId), Name: tags["Name"], State: string(s.State), StartError: tags[fleet.TagStartError],
-		Protocols: s.Protocols, Address: tags[fleet.TagSFTPAddress], UserCount: aws.ToInt32(s.UserCount),
+		Protocols: s.Protocols, Address: strings.TrimSpace(tags[fleet.TagSFTPAddress] + " " + tags[fleet.TagFTPAddress]), UserCount: aws.ToInt32(s.UserCount),
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
 	"github.com/transferd/transferd/server/fleet"
-	"github.com/transferd/transferd/server/identity/managed"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/server/sftpd"
 	"github.com/transferd/transferd/storage"
@@ -65,6 +64,9 @@ func (d *daemon) wire(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := d.wireIdentity(); err != nil {
+		return err
+	}
 	if err := d.wireFleet(uploads); err != nil {
 		return err
 	}
@@ -81,51 +83,11 @@ func (d *daemon) steps() map[string]workflow.Step {
 	return all
 }
 
-// sftpFrontend lets the fleet start an SFTP front door without knowing it.
-type sftpFrontend struct{ *sftpd.Server }
-
-func (f sftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() fleet.Settings) error {
-	return f.Server.Serve(ctx, ln, func() sftpd.Settings {
-		s := current()
-		return sftpd.Settings{Server: s.Server, HostKeys: s.HostKeys}
-	})
-}
-
-func (d *daemon) wireFleet(stores storage.Stores) error {
-	door := sftpd.New(sftpd.Config{
-		Provider: managed.New(d.db), Sessions: d.sessions, Stores: stores, Log: d.log, Metrics: d.registry, Now: time.Now,
-		KeepaliveInterval: d.cfg.SFTP.Keepalive, KeepaliveMax: d.cfg.SFTP.KeepaliveMax, IdleTimeout: d.cfg.SFTP.Idle,
-		MaxSessions: d.cfg.SFTP.MaxSessions, DrainTimeout: d.cfg.Drain,
-	})
-	addresses := fleet.Addresses{
-		Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last,
-		TagAddress: fleet.TagSFTPAddress, TagAsk: fleet.TagSFTPAsk,
-	}
-	d.fleet = fleet.New(fleet.Config{
-		Catalogue: d.db, Supports: supports,
-		Doors: []fleet.Door{{
-			Name: "SFTP", Serves: speaks("SFTP"), Listen: addresses.Listen, Frontend: sftpFrontend{door}, TagAddress: addresses.TagAddress,
-		}},
-		Log: d.log, Registerer: d.registry, Now: time.Now,
-	})
-	return nil
-}
-
-// speaks says of a server whether it has one of some protocols. One that names none has SFTP, as CreateServer's default.
-func speaks(protocols ...string) func(server.Server) bool {
-	return func(s server.Server) bool {
-		if len(s.Protocols) == 0 {
-			return slices.Contains(protocols, "SFTP")
-		}
-		return slices.ContainsFunc(s.Protocols, func(p string) bool { return slices.Contains(protocols, p) })
-	}
-}
-
 func (d *daemon) wireHTTP() error {
 	control, err := api.New(api.Config{
 		AccessKeys: d.cfg.Keys, Realm: d.cfg.Realm, Limits: d.cfg.Limits,
 		Servers: d.db, Users: d.db, Workflows: d.db, Executions: d.db, HostKeys: d.db, Accesses: d.db,
-		KnownPolicy: knownPolicy,
+		KnownPolicy: knownPolicy, TestProvider: testProvider{d.dispatch},
 		NewHostKeys: func() ([]hostkeys.Key, error) { return hostkeys.Generate(time.Now()) },
 		ParseHostKey: func(pem string) (hostkeys.Key, error) {
 			return hostkeys.Parse([]byte(pem), "", time.Now())
@@ -157,8 +119,8 @@ func knownPolicy(name string) error {
 	return sftpd.CheckPolicy(policy)
 }
 
-// sftpAddress is where a server listens, as its tag says.
-func (d *daemon) sftpAddress(ctx context.Context, id server.ID) (string, error) {
+// address is where a server listens, as a tag says.
+func (d *daemon) address(ctx context.Context, id server.ID, tag string) (string, error) {
 	changed, stop := d.db.Changed()
 	defer stop()
 	for {
@@ -168,7 +130,7 @@ func (d *daemon) sftpAddress(ctx context.Context, id server.ID) (string, error) 
 		}
 		switch s.State {
 		case server.Online:
-			return tagValue(s, fleet.TagSFTPAddress), nil
+			return tagValue(s, tag), nil
 		case server.StartFailed:
 			return "", fmt.Errorf("server %s cannot start: %s", id, tagValue(s, fleet.TagStartError))
 		}
@@ -181,10 +143,10 @@ func (d *daemon) sftpAddress(ctx context.Context, id server.ID) (string, error) 
 }
 
 // askAddress asks for an address for a server that exists already; it counts when the server starts.
-func (d *daemon) askAddress(ctx context.Context, id server.ID, address string) error {
+func (d *daemon) askAddress(ctx context.Context, id server.ID, tag, address string) error {
 	err := d.db.UpdateServer(ctx, id, func(s *server.Server) error {
-		s.Tags = slices.DeleteFunc(s.Tags, func(t server.Tag) bool { return t.Key == fleet.TagSFTPAsk })
-		s.Tags = append(s.Tags, server.Tag{Key: fleet.TagSFTPAsk, Value: address})
+		s.Tags = slices.DeleteFunc(s.Tags, func(t server.Tag) bool { return t.Key == tag })
+		s.Tags = append(s.Tags, server.Tag{Key: tag, Value: address})
 		return nil
 	})
 	var gone *server.NotFoundError

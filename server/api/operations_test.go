@@ -65,7 +65,7 @@ func keptMembers() []keptMember {
 	const network = "there is no VPC: servers listen where the configuration says"
 	const credentials = "files are reached with the daemon's own credentials"
 	const response = "server/identity/internal/response/response.go"
-	carriers := []string{"server/identity/managed/managed.go", response, "server/sftpd/channel.go", "server/sftpd/log.go"}
+	carriers := []string{"server/identity/managed/managed.go", response, "server/sftpd/channel.go", "server/sftpd/log.go", "server/ftpd/login.go", "server/ftpd/log.go"}
 	return []keptMember{
 		{"Server", "EndpointType", network, vpc, "", nil},
 		{"Server", "EndpointDetails.VpcId", network, vpc, "", nil},
@@ -77,9 +77,6 @@ func keptMembers() []keptMember {
 		{"Server", "LoggingRole", "there is no CloudWatch: the log is the daemon's own", `"LoggingRole":"` + role + `"`, "", nil},
 		{"Server", "StructuredLogDestinations", "there is no CloudWatch: the log is the daemon's own", `"StructuredLogDestinations":["arn:aws:logs:eu-central-1:123456789012:log-group:transfer:*"]`, "", nil},
 		{"Server", "S3StorageOptions.DirectoryListingOptimization", "a listing is the same either way", `"S3StorageOptions":{"DirectoryListingOptimization":"ENABLED"}`, "", nil},
-		{"Server", "PostAuthenticationLoginBanner", "SFTP has no place to show it", `"PostAuthenticationLoginBanner":"welcome"`, "", nil},
-		{"Server", "ProtocolDetails.PassiveIp", "it is for FTP and FTPS", `"ProtocolDetails":{"PassiveIp":"192.0.2.1"}`, "", nil},
-		{"Server", "ProtocolDetails.TlsSessionResumptionMode", "it is for FTPS", `"ProtocolDetails":{"TlsSessionResumptionMode":"DISABLED"}`, "", nil},
 		{"Server", "WorkflowDetails.OnUpload.ExecutionRole", credentials + "; executions show it",
 			`"WorkflowDetails":{"OnUpload":[{"WorkflowId":"WORKFLOW","ExecutionRole":"` + role + `"}]}`, "", nil},
 		{"Server", "WorkflowDetails.OnPartialUpload.ExecutionRole", credentials + "; executions show it",
@@ -304,8 +301,7 @@ func selectors(t *testing.T, root string) map[string]map[string]bool {
 		}
 		name := filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator)))
 		if d.IsDir() {
-			// server/ftpd acts on what it reads, and no server is served by it yet: when it is wired it leaves this list.
-			if slices.Contains([]string{"cmd", "server/api", "server/db", "server/ftpd", "storage"}, name) || strings.HasPrefix(d.Name(), ".") && path != root {
+			if slices.Contains([]string{"cmd", "server/api", "server/db", "storage"}, name) || strings.HasPrefix(d.Name(), ".") && path != root {
 				return fs.SkipDir
 			}
 			return nil

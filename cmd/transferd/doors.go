@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
+	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/fleet"
+	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/identity"
+	"github.com/transferd/transferd/server/identity/gateway"
+	"github.com/transferd/transferd/server/identity/guard"
+	"github.com/transferd/transferd/server/identity/managed"
+	"github.com/transferd/transferd/server/identity/usersfile"
+	"github.com/transferd/transferd/server/sftpd"
+	"github.com/transferd/transferd/storage"
+)
+
+// wireIdentity makes who knows users: the catalogue, or who answers at a server's URL. The users file is one of those.
+func (d *daemon) wireIdentity() error {
+	var client *http.Client
+	if d.cfg.UsersFile != "" {
+		users, err := usersfile.Open(usersfile.Config{Path: d.cfg.UsersFile, Now: time.Now, Log: d.log, Metrics: d.registry})
+		if err != nil {
+			return fmt.Errorf("users file: %w", err)
+		}
+		client = &http.Client{Transport: users.Transport(http.DefaultTransport)}
+	}
+	d.dispatch = identity.NewDispatch(d.db, map[string]identity.Provider{
+		"SERVICE_MANAGED": managed.New(d.db),
+		"API_GATEWAY": gateway.New(gateway.Config{
+			Servers: d.db, Client: client, Region: d.cfg.Realm.Region, Now: time.Now, Log: d.log, Metrics: d.registry,
+		}),
+	})
+	d.guard = guard.New(guard.Config{Provider: d.dispatch, Now: time.Now, Log: d.log, Metrics: d.registry})
+	return nil
+}
+
+// testProvider lets the control plane ask identity providers without knowing them.
+type testProvider struct{ *identity.Dispatch }
+
+func (p testProvider) TestProvider(ctx context.Context, s server.Server, a identity.Attempt) (api.ProviderAnswer, error) {
+	answer, err := p.Test(ctx, s, a)
+	return api.ProviderAnswer(answer), err
+}
+
+// sftpFrontend lets the fleet start an SFTP front door without knowing it.
+type sftpFrontend struct{ *sftpd.Server }
+
+func (f sftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() fleet.Settings) error {
+	return f.Server.Serve(ctx, ln, func() sftpd.Settings {
+		s := current()
+		return sftpd.Settings{Server: s.Server, HostKeys: s.HostKeys}
+	})
+}
+
+// ftpFrontend does so for FTP and FTPS.
+type ftpFrontend struct{ *ftpd.Server }
+
+func (f ftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() fleet.Settings) error {
+	return f.Server.Serve(ctx, ln, func() ftpd.Settings { return ftpd.Settings{Server: current().Server} })
+}
+
+func (d *daemon) wireFleet(stores storage.Stores) error {
+	ftp, err := d.ftpDoor(stores)
+	if err != nil {
+		return err
+	}
+	d.fleet = fleet.New(fleet.Config{
+		Catalogue: d.db, Supports: supports, Doors: []fleet.Door{d.sftpDoor(stores), ftp},
+		Log: d.log, Registerer: d.registry, Now: time.Now,
+	})
+	return nil
+}
+
+func (d *daemon) sftpDoor(stores storage.Stores) fleet.Door {
+	front := sftpd.New(sftpd.Config{
+		Provider: d.guard, Sessions: d.sessions, Stores: stores, Log: d.log, Metrics: d.registry, Now: time.Now,
+		KeepaliveInterval: d.cfg.SFTP.Keepalive, KeepaliveMax: d.cfg.SFTP.KeepaliveMax, IdleTimeout: d.cfg.SFTP.Idle,
+		MaxSessions: d.cfg.SFTP.MaxSessions, DrainTimeout: d.cfg.Drain,
+	})
+	pool := fleet.Addresses{
+		Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last,
+		TagAddress: fleet.TagSFTPAddress, TagAsk: fleet.TagSFTPAsk,
+	}
+	return fleet.Door{Name: "SFTP", Serves: speaks("SFTP"), Listen: pool.Listen, Frontend: sftpFrontend{front}, TagAddress: pool.TagAddress}
+}
+
+func (d *daemon) ftpDoor(stores storage.Stores) (fleet.Door, error) {
+	set, err := certificates.New(certificates.Config{Files: d.cfg.Certificates, Now: time.Now, Log: d.log, Metrics: d.registry})
+	if err != nil {
+		return fleet.Door{}, err
+	}
+	ports := ftpd.PortRange{First: d.cfg.FTP.PassiveFirst, Last: d.cfg.FTP.PassiveLast}
+	ports.AnyPort = ports.First == 0
+	front := ftpd.New(ftpd.Config{
+		Provider: d.guard, Sessions: d.sessions, Stores: stores, Certificates: set.Get, Log: d.log, Metrics: d.registry,
+		Now: time.Now, DrainTimeout: d.cfg.Drain, PassivePorts: ports, ImplicitTLS: d.cfg.FTP.Implicit,
+	})
+	pool := fleet.Addresses{
+		Host: d.cfg.FTP.Host, First: d.cfg.FTP.First, Last: d.cfg.FTP.Last, TagAddress: fleet.TagFTPAddress, TagAsk: fleet.TagFTPAsk,
+	}
+	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: pool.Listen, Frontend: ftpFrontend{front}, TagAddress: pool.TagAddress}, nil
+}
+
+// speaks says of a server whether it has one of some protocols. One that names none has SFTP, as CreateServer's default.
+func speaks(protocols ...string) func(server.Server) bool {
+	return func(s server.Server) bool {
+		if len(s.Protocols) == 0 {
+			return slices.Contains(protocols, "SFTP")
+		}
+		return slices.ContainsFunc(s.Protocols, func(p string) bool { return slices.Contains(protocols, p) })
+	}
+}
