@@ -68,15 +68,27 @@ func (f ftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() 
 }
 
 func (d *daemon) wireFleet(stores storage.Stores) error {
-	ftp, err := d.ftpDoor(stores)
+	set, err := certificates.New(certificates.Config{Files: d.cfg.Certificates, Now: time.Now, Log: d.log, Metrics: d.registry})
 	if err != nil {
 		return err
 	}
 	d.fleet = fleet.New(fleet.Config{
-		Catalogue: d.db, Supports: supports, Doors: []fleet.Door{d.sftpDoor(stores), ftp},
+		Catalogue: d.db, Supports: servable(set), Doors: []fleet.Door{d.sftpDoor(stores), d.ftpDoor(stores, set)},
 		Log: d.log, Registerer: d.registry, Now: time.Now,
 	})
 	return nil
+}
+
+// servable says why a server cannot be served here: it asks for what this build does not have, or for a certificate that
+// the configuration does not name.
+func servable(set *certificates.Set) func(server.Server) error {
+	return func(s server.Server) error {
+		if err := supports(s); err != nil || !speaks("FTPS")(s) {
+			return err
+		}
+		_, err := set.Get(s.Certificate)
+		return err
+	}
 }
 
 func (d *daemon) sftpDoor(stores storage.Stores) fleet.Door {
@@ -92,11 +104,7 @@ func (d *daemon) sftpDoor(stores storage.Stores) fleet.Door {
 	return fleet.Door{Name: "SFTP", Serves: speaks("SFTP"), Listen: pool.Listen, Frontend: sftpFrontend{front}, TagAddress: pool.TagAddress}
 }
 
-func (d *daemon) ftpDoor(stores storage.Stores) (fleet.Door, error) {
-	set, err := certificates.New(certificates.Config{Files: d.cfg.Certificates, Now: time.Now, Log: d.log, Metrics: d.registry})
-	if err != nil {
-		return fleet.Door{}, err
-	}
+func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Door {
 	ports := ftpd.PortRange{First: d.cfg.FTP.PassiveFirst, Last: d.cfg.FTP.PassiveLast}
 	ports.AnyPort = ports.First == 0
 	front := ftpd.New(ftpd.Config{
@@ -106,7 +114,7 @@ func (d *daemon) ftpDoor(stores storage.Stores) (fleet.Door, error) {
 	pool := fleet.Addresses{
 		Host: d.cfg.FTP.Host, First: d.cfg.FTP.First, Last: d.cfg.FTP.Last, TagAddress: fleet.TagFTPAddress, TagAsk: fleet.TagFTPAsk,
 	}
-	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: pool.Listen, Frontend: ftpFrontend{front}, TagAddress: pool.TagAddress}, nil
+	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: pool.Listen, Frontend: ftpFrontend{front}, TagAddress: pool.TagAddress}
 }
 
 // speaks says of a server whether it has one of some protocols. One that names none has SFTP, as CreateServer's default.

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
 )
 
@@ -301,5 +302,22 @@ func TestUnsupported(t *testing.T) {
 		if err := supports(s); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// TestMissingCertificate: an FTPS server whose certificate nobody configured does not start.
+func TestMissingCertificate(t *testing.T) {
+	t.Parallel()
+	set, err := certificates.New(certificates.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := server.Server{Protocols: []string{"SFTP", "FTPS"}, Certificate: "arn:aws:acm:us-east-1:000000000000:certificate/x"}
+	if err := servable(set)(s); err == nil || !strings.Contains(err.Error(), s.Certificate) {
+		t.Errorf("without its certificate: %v", err)
+	}
+	s.Protocols = []string{"SFTP"}
+	if err := servable(set)(s); err != nil {
+		t.Errorf("without FTPS: %v", err)
 	}
 }
