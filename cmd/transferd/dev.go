@@ -46,7 +46,7 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.data, "data", "transferd-data", "`folder` for all state; made if it is missing")
 	fs.StringVar(&f.api, "api", "127.0.0.1:8470", "control API `host:port`; port 0 is any free one")
 	fs.StringVar(&f.sftp, "sftp", "127.0.0.1:2222", "SFTP `host:port`; port 0 is any free one")
-	fs.StringVar(&f.ftp, "ftp", "127.0.0.1:2121", "FTP and FTPS `host:port`; port 0 is any free one")
+	fs.StringVar(&f.ftp, "ftp", "", "FTP and FTPS `host:port`; port 0 is any free one (default 127.0.0.1:2121, or any free port if that is taken)")
 	fs.StringVar(&f.users, "users", "", "`file` with the users of FTP and FTPS (default DATA/users.yaml, made with the user demo)")
 	fs.StringVar(&f.s3, "s3", "127.0.0.1:7070", "S3 store `host:port`; port 0 is any free one")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:9470", "`host:port` of /metrics, /healthz and /readyz; port 0 is any free one")
@@ -61,6 +61,9 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.BoolVar(&f.demoExit, "demo-exit", false, "with -demo: end after it, with status 1 if anything is not as promised")
 	if err := parse(fs, args); err != nil {
 		return err
+	}
+	if f.ftp == "" {
+		f.ftp = freeOr("127.0.0.1:2121", "127.0.0.1:0")
 	}
 	return f.run(ctx, p)
 }
@@ -172,4 +175,15 @@ func splitPort(addr string) (host, port string) {
 		return addr, ""
 	}
 	return host, port
+}
+
+// freeOr is the address if it can be listened on now, else another one: nobody asked for FTP, so it stands in nobody's
+// way.
+func freeOr(address, other string) string {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return other
+	}
+	_ = l.Close() // nothing was accepted
+	return address
 }
