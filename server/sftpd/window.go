@@ -21,9 +21,10 @@ const (
 	// creditAt is how much is handed back at once. The library does it after three packets; a grown window it would
 	// adjust at each Read.
 	creditAt = 128 << 10
-	// A window's worth that arrives in less than minRoundTrip is no concern, and one that takes longer than maxRoundTrip
-	// is not held up by the window, of which a client sends at least one in each round trip.
-	minRoundTrip = 10 * time.Millisecond
+	// A window's worth that arrives in less than minRoundTrip is no concern: a store that pauses between two parts takes
+	// nearly as long. One that takes longer than maxRoundTrip is not held up by the window, of which a client sends at
+	// least one in each round trip.
+	minRoundTrip = 40 * time.Millisecond
 	maxRoundTrip = time.Second
 )
 
