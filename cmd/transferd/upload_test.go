@@ -227,7 +227,8 @@ func TestFileOperations(t *testing.T) {
 	if got := mustRead(t, back); !bytes.Equal(got, content) {
 		t.Errorf("get returned %s, want %s", sum(got), sum(content))
 	}
-	if strings.Contains(out, "s3") || strings.Contains(out, "goroutine") {
+	shown := strings.NewReplacer(name, "", back, "").Replace(out) // our own temporary names may have any letters
+	if strings.Contains(shown, "s3") || strings.Contains(shown, "goroutine") {
 		t.Errorf("the output has a backend's words:\n%s", out)
 	}
 	p.stop()
