@@ -83,10 +83,11 @@ func TestRotation(t *testing.T) {
 			}
 			known := filepath.Join(t.TempDir(), "known_hosts")
 			host, port := r.hostPort(t)
-			// login stays until known_hosts has so many keys: what OpenSSH learns comes beside the session.
+			// login stays until known_hosts has so many keys: what OpenSSH learns comes beside the session. The path is
+			// quoted: it holds the case's name, parentheses and all.
 			login := func(checking string, keys int, options ...string) {
 				t.Helper()
-				stay := fmt.Sprintf("!for i in $(seq 400); do [ $(wc -l < %s) = %d ] && break; sleep 0.05; done\n", known, keys)
+				stay := fmt.Sprintf("!for i in $(seq 400); do [ $(wc -l < '%s') = %d ] && break; sleep 0.05; done\n", known, keys)
 				args := r.sshOptions(slices.Concat([]string{"StrictHostKeyChecking=" + checking, "UpdateHostKeys=yes", "UserKnownHostsFile=" + known}, options)...)
 				args = slices.DeleteFunc(args, func(a string) bool { // the first value of an option counts
 					return a == "-oStrictHostKeyChecking=no" || a == "-oUserKnownHostsFile=/dev/null"
