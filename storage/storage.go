@@ -62,6 +62,12 @@ type CreateOptions struct {
 	ID string
 	// Metadata is written beside the file where the store has a place for it.
 	Metadata map[string]string
+	// Modify starts from the file that stands at the name instead of from nothing: its bytes stay wherever none are
+	// written over them, so writes that begin at its end append to it and an interrupted upload goes on. Where no file
+	// stands it is an ordinary upload. The contiguous prefix of what was written then begins at 0 wherever the first
+	// write was, and an upload that dies before the store holds the old bytes leaves the old file as it was. A store
+	// without the ability (Modifier) answers errors.ErrUnsupported.
+	Modify bool
 	// Note, if set, is called at most once, before the first byte goes to the far side in a form that must be ended
 	// there (S3: after CreateMultipartUpload, before the first part). token is what Resume needs to find it again. Note
 	// returns when that is durable; its error fails the upload.
@@ -122,6 +128,40 @@ type Copier interface {
 	Copy(ctx context.Context, src, ifMatch string, to Backend, dst string, overwrite bool) (Object, error)
 }
 
+// Modifier is the ability to change a file that stands (CreateOptions.Modify).
+type Modifier interface {
+	// CanModify tells how: anywhere says that writes may lie anywhere in the file and in any order; without it they
+	// begin at or before the file's end and go on from there.
+	CanModify() (anywhere bool)
+}
+
+// Replacer is the ability to rename over a file that stands.
+type Replacer interface {
+	// Replace is Rename, but a file at newName is replaced. At every moment one of both stands there.
+	Replace(ctx context.Context, oldName, newName string) error
+}
+
+// Attrs are what is to be changed of a file; nil leaves it.
+type Attrs struct {
+	Mode         *fs.FileMode // permission, setuid, setgid and sticky bits
+	UID, GID     *uint32
+	Atime, Mtime *time.Time
+	Size         *int64
+}
+
+// Attrer is the ability to change what a file is beside its bytes.
+type Attrer interface {
+	SetAttrs(ctx context.Context, name string, a Attrs) error
+}
+
+// Linker is the ability to hold links. Stat follows them, Lstat does not; none leads out of the store.
+type Linker interface {
+	Lstat(ctx context.Context, name string) (fs.FileInfo, error)
+	ReadLink(ctx context.Context, name string) (target string, err error)
+	Symlink(ctx context.Context, target, name string) error
+	Link(ctx context.Context, oldName, name string) error
+}
+
 // Tagger is the ability to carry key-value tags on a file.
 type Tagger interface {
 	// Tag adds tags to those the file has (same key: replaced).
@@ -143,6 +183,26 @@ type Location struct {
 
 // Path is the location as AWS's logs write it, /bucket/key.
 func (l Location) Path() string { return "/" + l.Store + "/" + l.Name }
+
+// Identity is on whose behalf files are touched. The zero Identity is the daemon itself.
+type Identity struct {
+	Role    string `json:",omitempty"` // ARN of a role
+	Session string `json:",omitempty"` // names the session to whoever lends the role
+	Policy  string `json:",omitempty"` // a session policy, for a role that is lent by AWS
+	Posix   *Posix `json:",omitempty"` // on a file system
+}
+
+// Posix is a local user, as the kernel checks one.
+type Posix struct {
+	UID, GID uint32
+	Groups   []uint32 `json:",omitempty"`
+}
+
+// Impersonator is the ability of Stores to act for somebody.
+type Impersonator interface {
+	// As gives the same stores for an identity. The error wraps fs.ErrPermission if it cannot be had.
+	As(ctx context.Context, id Identity) (Stores, error)
+}
 
 // Stores finds the backend of a bucket or file system. The error wraps fs.ErrNotExist if there is none.
 type Stores interface {
