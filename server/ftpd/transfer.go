@@ -54,7 +54,7 @@ func (f *files) GetHandle(name string, flags int, offset int64) (_ ftp.FileTrans
 		return nil, c.refuse(fs.ErrClosed)
 	}
 	u := &upload{c: c, path: name, options: session.CreateOptions{
-		Append: flags&os.O_APPEND != 0, Truncate: true, Declared: declared,
+		Append: flags&os.O_APPEND != 0, Truncate: flags&os.O_APPEND == 0, Declared: declared,
 	}}
 	c.change(func(s *connectionState) {
 		u.options.Exclusive = s.verb == "STOU"

@@ -23,28 +23,31 @@ type File struct {
 	path     string // as the client sees it, absolute
 	turn     int    // which of the session's files; set by hold
 	declared int64  // the size that the client announced, 0 if it did not
+	append   bool   // writes go to the end, wherever the client wants them
 
-	size     atomic.Int64 // the end of the farthest byte
+	size     atomic.Int64 // the end of the farthest byte, with those that stood before
 	received atomic.Int64 // bytes taken, counted as often as they came
 	stored   atomic.Bool  // by Commit: the file at its path is what the storage says
 
 	// mu lets one goroutine at a time at the storage, as storage.Upload wants it, and guards what follows. Whoever ends
 	// the upload holds it until the verdict is there.
-	mu       sync.Mutex
-	up       storage.Upload
-	row      Upload        // read by everybody; Received alone changes, once, in begin
-	begun    bool          // the journal has the row
-	closed   bool          // Close, Commit or the session's end has come
-	waiting  *Commit       // committed, and Settle has not come yet
-	released bool          // a WriteAt was cut off by the session's end: its bytes are missing
-	failure  error         // the first error of the storage or of Begin: final
-	settled  chan struct{} // set with failure: closed when abort and the verdict are done
+	mu        sync.Mutex
+	up        storage.Upload // nil while undecided
+	row       Upload         // read by everybody; changes before the journal has it, and then no more
+	undecided bool           // whether it changes what stands: the first write will tell
+	begun     bool           // the journal has the row
+	closed    bool           // Close, Commit or the session's end has come
+	untouched bool           // by Commit: nothing was written to a file that stands, so there is nothing to settle
+	waiting   *Commit        // committed, and Settle has not come yet
+	released  bool           // a WriteAt was cut off by the session's end: its bytes are missing
+	failure   error          // the first error of the storage or of Begin: final
+	settled   chan struct{}  // set with failure: closed when abort and the verdict are done
 }
 
 // Path is the file's path as the client sees it.
 func (f *File) Path() string { return f.path }
 
-// Size is how far the file reaches so far.
+// Size is how far the file reaches so far: if it changes what stands, from the beginning on at least as far as that.
 func (f *File) Size() int64 { return f.size.Load() }
 
 // WriteAt takes bytes. It blocks while the storage's buffers are full; the end of the session releases it. After an
@@ -62,8 +65,11 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	case len(p) == 0:
 		return 0, nil
 	}
+	if f.append {
+		off = f.size.Load()
+	}
 	if !f.begun {
-		if err := f.begin(int64(len(p))); err != nil {
+		if err := f.first(off, int64(len(p))); err != nil {
 			f.fail("OPEN", err)
 			return 0, err
 		}
@@ -82,6 +88,33 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 		f.fail("WRITE", err)
 	}
 	return n, err
+}
+
+// open begins the storage's part.
+func (f *File) open() error {
+	up, err := f.s.fs.Create(f.s.ctx, f.path, storage.CreateOptions{
+		ID: f.row.ID, Metadata: metadata(f.row), Modify: f.row.Modify, Note: f.note,
+	})
+	if err != nil {
+		return err
+	}
+	f.up = up
+	return nil
+}
+
+// first prepares the first write. mu is held.
+func (f *File) first(off, received int64) error {
+	if f.undecided {
+		f.undecided = false
+		if off == 0 { // written anew
+			f.row.Modify, f.row.Base = false, 0
+			f.size.Store(0)
+		}
+		if err := f.open(); err != nil {
+			return err
+		}
+	}
+	return f.begin(received)
 }
 
 // interrupted tells a WriteAt that the session's end released from one that the storage refused: what it had taken is
@@ -114,6 +147,11 @@ func (f *File) close(finish func() error) error {
 		return fs.ErrClosed
 	}
 	f.closed = true
+	if !f.begun && f.row.Modify {
+		defer f.s.release(f)
+		f.untouched = true
+		return f.leave()
+	}
 	if !f.begun {
 		if err := f.begin(0); err != nil {
 			f.s.release(f)
@@ -121,6 +159,16 @@ func (f *File) close(finish func() error) error {
 		}
 	}
 	return finish()
+}
+
+// leave ends an upload that changed nothing of what stands. mu is held.
+func (f *File) leave() error {
+	if err := f.abort(); err != nil {
+		f.s.failed("CLOSE", f.path, err)
+		return err
+	}
+	f.s.event("CLOSE", slog.String("path", f.row.Location.Path()), f.bytesIn(Verdict{}), slog.String("upload-id", f.row.ID))
+	return nil
 }
 
 // judged is the verdict on a file that its client closed, as the manager's mode has it.
@@ -228,6 +276,9 @@ func (f *File) fail(operation string, err error) {
 }
 
 func (f *File) abort() error {
+	if f.up == nil {
+		return nil
+	}
 	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
 	defer cancel()
 	return f.up.Abort(ctx)

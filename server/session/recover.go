@@ -164,7 +164,7 @@ func (r *Recovery) try(ctx context.Context, u Upload) error {
 		return r.end(ctx, u, Verdict{Outcome: Complete, Evidence: Crash, Object: c.Object, Received: c.Received, Ended: r.cfg.Now()}, nil)
 	}
 	obj, err := r.resume(ctx, u)
-	v := Verdict{Outcome: Partial, Evidence: Crash, Object: obj, Received: max(obj.Size, u.Received), Ended: r.cfg.Now()}
+	v := Verdict{Outcome: Partial, Evidence: Crash, Object: obj, Received: max(obj.Size-u.Base, u.Received), Ended: r.cfg.Now()}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
 		// The bucket is gone, or the store keeps nothing of an upload before its Commit: there is no file that a
 		// workflow could run on, and no later try will find one.
@@ -190,6 +190,9 @@ func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error)
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("find store: %w", err)
 	}
+	if u.Modify && u.Token == "" {
+		return standing(ctx, b, u)
+	}
 	resumer, ok := b.(storage.Resumer)
 	if !ok {
 		return storage.Object{}, fmt.Errorf("resume upload: %w", errors.ErrUnsupported)
@@ -199,6 +202,18 @@ func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error)
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("resume upload: %w", err)
 	}
+	return obj, nil
+}
+
+// standing is the file that an upload was to change. The store noted nothing of the upload, so either it had not begun
+// yet, or it was over and done, or it wrote into the file itself: each time what stands at the name is what is left.
+func standing(ctx context.Context, b storage.Backend, u Upload) (storage.Object, error) {
+	info, err := b.Stat(ctx, u.Location.Name)
+	if err != nil {
+		return storage.Object{}, fmt.Errorf("look at what was to be changed: %w", err)
+	}
+	obj, _ := info.Sys().(storage.Object) // where the store knows more than the size
+	obj.Size, obj.ModTime = info.Size(), info.ModTime()
 	return obj, nil
 }
 

@@ -54,14 +54,32 @@ type CreateOptions struct {
 	// Exclusive refuses to replace a file. The stores have no atomic way to do that, so it holds between sessions only
 	// as far as one has committed before the other opens.
 	Exclusive bool
-	// Append asks to write at the end of what is there. No store can, so it works on a new or empty file alone and is
-	// errors.ErrUnsupported otherwise (transfer-api 6.1: resume and append are not possible).
+	// Append writes whatever comes to the end of what stands, in the order in which it comes. The offsets that the client
+	// names are ignored, as POSIX has it for O_APPEND. errors.ErrUnsupported if the store cannot.
 	Append bool
-	// Truncate is what happens anyway: an upload replaces the file when it is committed. It is here so that a protocol
-	// passes on what it was told.
+	// Modify keeps what stands and writes to the offsets that the client names: an interrupted upload goes on.
+	// errors.ErrUnsupported if the store cannot. Where no file stands, Append and Modify begin an ordinary upload.
+	Modify bool
+	// Ambiguous goes with Modify: the protocol cannot tell a client that changes a file from one that writes it anew
+	// (SFTP's OPEN without TRUNC, which is what scp says). Where a store changes files anywhere, it is a change. Where it
+	// does not, the first write decides: at 0 the file is written anew, elsewhere it is changed, if the store can do so.
+	Ambiguous bool
+	// Truncate is what happens anyway unless Append or Modify is set: an upload replaces the file when it is committed.
+	// With Truncate nothing is kept whatever else is set.
 	Truncate bool
 	// Declared is how large the client said the file would be, 0 if it did not say.
 	Declared int64
+}
+
+// mode is how AWS's logs would say it (transfer-api 8.2); they know the first only.
+func (o CreateOptions) mode() string {
+	switch {
+	case o.Append && !o.Truncate:
+		return "CREATE|APPEND|WRITE"
+	case o.Modify && !o.Truncate:
+		return "CREATE|WRITE"
+	}
+	return "CREATE|TRUNCATE|WRITE"
 }
 
 // ID is the session's id as the logs show it.
@@ -88,14 +106,14 @@ func (s *Session) BackendPath(p string) string {
 
 // Create begins an upload. Nothing of it shows before Close, or before the session ends with the file open. Several
 // uploads to one path may be open at once: each is an upload of its own with its own verdict, and the last to be
-// committed stays.
+// committed stays. One that changes what stands and gets no byte is no upload: it has no verdict and the file stays.
 func (s *Session) Create(p string, opt CreateOptions) (*File, error) {
 	f, err := s.create(p, opt)
 	if err != nil {
 		s.failed("OPEN", p, err)
 		return nil, err
 	}
-	s.event("OPEN", slog.String("mode", "CREATE|TRUNCATE|WRITE"), slog.String("path", f.row.Location.Path()),
+	s.event("OPEN", slog.String("mode", opt.mode()), slog.String("path", f.row.Location.Path()),
 		slog.String("upload-id", f.row.ID))
 	return f, nil
 }
@@ -108,16 +126,26 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 	if s.m.cfg.Unsettled(loc) {
 		return nil, fmt.Errorf("an earlier upload awaits recovery: %w", storage.ErrUnavailable)
 	}
-	if err := s.mayCreate(p, opt); err != nil {
-		return nil, err
-	}
-	f := &File{s: s, path: s.fs.RealPath(p), declared: opt.Declared, row: Upload{
+	f := &File{s: s, path: s.fs.RealPath(p), declared: opt.Declared, append: opt.Append && !opt.Truncate, row: Upload{
 		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
 		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
 	}}
-	f.up, err = s.fs.Create(s.ctx, f.path, storage.CreateOptions{ID: f.row.ID, Metadata: metadata(f.row), Note: f.note})
-	if err != nil {
-		return nil, err
+	if opt.Exclusive {
+		if _, err := s.Stat(p); err == nil {
+			return nil, &fs.PathError{Op: "create", Path: p, Err: fs.ErrExist}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if (opt.Append || opt.Modify) && !opt.Truncate {
+		if err := s.keep(f, opt); err != nil {
+			return nil, err
+		}
+	}
+	if !f.undecided {
+		if err := f.open(); err != nil {
+			return nil, err
+		}
 	}
 	if !s.hold(f) {
 		return nil, errors.Join(fs.ErrClosed, f.abort())
@@ -125,22 +153,30 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 	return f, nil
 }
 
-// mayCreate looks at what stands at the path, only if the client asked for that.
-func (s *Session) mayCreate(p string, opt CreateOptions) error {
-	if !opt.Exclusive && !opt.Append {
-		return nil
-	}
-	info, err := s.Stat(p)
+// keep looks at what stands at a file's path, whose client did not ask to replace it.
+func (s *Session) keep(f *File, opt CreateOptions) error {
+	info, err := s.fs.Stat(s.ctx, f.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
-	case opt.Exclusive:
-		return &fs.PathError{Op: "create", Path: p, Err: fs.ErrExist}
-	case info.Size() > 0:
-		return &fs.PathError{Op: "append", Path: p, Err: errors.ErrUnsupported}
+	case info.IsDir():
+		return &fs.PathError{Op: "create", Path: f.path, Err: storage.ErrIsDirectory}
 	}
+	can, anywhere, err := s.fs.CanModify(s.ctx, f.path)
+	switch {
+	case err != nil:
+		return err
+	case opt.Ambiguous && !opt.Append && !anywhere:
+		f.undecided = true
+	case !can && info.Size() == 0:
+		return nil // what is written anew ends no different
+	case !can:
+		return &fs.PathError{Op: "modify", Path: f.path, Err: errors.ErrUnsupported}
+	}
+	f.row.Modify, f.row.Base = true, info.Size()
+	f.size.Store(info.Size())
 	return nil
 }
 

@@ -50,6 +50,11 @@ func (f *File) Settle(outcome Outcome, evidence Evidence) error {
 		defer f.mu.Unlock()
 		return f.settle(f.judged(outcome, evidence))
 	}
+	if f.untouched {
+		defer f.mu.Unlock()
+		f.untouched = false
+		return nil
+	}
 	over := f.closed || f.failure != nil
 	f.mu.Unlock()
 	switch {

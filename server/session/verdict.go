@@ -51,7 +51,11 @@ type Upload struct {
 	SourceIP string
 	Location storage.Location
 	Began    time.Time
-	// Received is how many bytes had come when the journal was begun: zero only for a file that was closed empty.
+	// Modify says that it changes a file that stood, and Base how long that was.
+	Modify bool  `json:",omitempty"`
+	Base   int64 `json:",omitempty"`
+	// Received is how many bytes had come when the journal was begun: zero only for a file that was closed empty. What
+	// stood before is not among them.
 	Received int64
 	// Token is what the storage noted, "" if nothing. Filled in by the journal for recovery.
 	Token string

@@ -46,6 +46,7 @@ type world struct {
 	dieAfter string
 	dead     bool
 	noBucket bool
+	modify   string        // "anywhere", "onwards": how files can be changed
 	block    chan struct{} // closed by a WriteAt that begins to block, if set
 	written  chan struct{} // WriteAt waits for it, if set, deaf to its context
 	deaf     chan struct{} // closed when it waits
@@ -158,8 +159,16 @@ func (w *world) Backend(_ context.Context, _, store string) (storage.Backend, er
 	if store != "bucket" || w.noBucket {
 		return nil, fmt.Errorf("bucket %s: %w", store, fs.ErrNotExist)
 	}
+	if w.modify != "" {
+		return modifier{backend{w}}, nil
+	}
 	return backend{w}, nil
 }
+
+// modifier is a backend whose files can be changed.
+type modifier struct{ backend }
+
+func (m modifier) CanModify() bool { return m.w.modify == "anywhere" }
 
 type backend struct{ w *world }
 
@@ -219,7 +228,14 @@ func (b backend) Create(ctx context.Context, name string, opt storage.CreateOpti
 	if err != nil {
 		return nil, err
 	}
-	return &upload{w: b.w, ctx: ctx, name: name, opt: opt}, nil
+	u := &upload{w: b.w, ctx: ctx, name: name, opt: opt}
+	if opt.Modify {
+		b.w.mu.Lock()
+		defer b.w.mu.Unlock()
+		u.data = bytes.Clone(b.w.objects[name])
+		b.w.events[len(b.w.events)-1] = "modify"
+	}
+	return u, nil
 }
 
 // Resume finds what the upload left in the store.
@@ -241,13 +257,14 @@ func (b backend) Resume(_ context.Context, name string, dead storage.DeadUpload)
 
 // upload stores what comes at once, as a store with tiny parts: after a crash it is found by its token.
 type upload struct {
-	w    *world
-	ctx  context.Context
-	name string
-	opt  storage.CreateOptions
-	data []byte
-	busy atomic.Bool
-	over bool
+	w     *world
+	ctx   context.Context
+	name  string
+	opt   storage.CreateOptions
+	data  []byte
+	noted bool
+	busy  atomic.Bool
+	over  bool
 }
 
 func (u *upload) enter() func() {
@@ -266,15 +283,16 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 		close(u.w.deaf)
 		<-written
 	}
-	if block != nil && len(u.data) > 0 {
+	if block != nil && u.noted {
 		close(block)
 		<-u.ctx.Done()
 		return 0, u.ctx.Err()
 	}
-	if len(u.data) == 0 {
+	if !u.noted {
 		if err := u.opt.Note(u.ctx, u.opt.ID); err != nil {
 			return 0, err
 		}
+		u.noted = true
 	}
 	err := u.w.do("write", func() error {
 		if u.over {
@@ -283,10 +301,10 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 		if r := u.w.rows[u.opt.ID]; r == nil || r.verdict != nil {
 			u.w.t.Error("a byte reached the storage outside of begin and end")
 		}
-		if off != int64(len(u.data)) {
+		if off != int64(len(u.data)) && (!u.opt.Modify || off > int64(len(u.data))) {
 			return storage.ErrRandomAccess
 		}
-		u.data = append(u.data, p...)
+		u.data = append(u.data[:off:off], append(bytes.Clone(p), u.data[min(int(off)+len(p), len(u.data)):]...)...)
 		u.w.multi[u.opt.ID] = u.data
 		return nil
 	})

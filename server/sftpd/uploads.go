@@ -16,7 +16,6 @@ var (
 	errHandles    = status{codeFailure, "Too many open files in this session"}
 	errStopping   = status{codeFailure, "Server is stopping"}
 	errHandle     = status{codeFailure, "Invalid handle"}
-	errReadWrite  = status{codeUnsupported, "Files cannot be changed in place, only written anew"}
 	errOpenFlags  = status{codeUnsupported, "Unsupported open flags"}
 	errPathLength = status{codeFailure, "File name too long"}
 	errAttributes = status{codeUnsupported, "File attributes cannot be set (SetStatOption is DEFAULT)"}
@@ -86,15 +85,15 @@ func (f *front) open(packet []byte) error {
 	return f.out.packet(fxpHandle, id, append(body, handle...)...)
 }
 
-// create opens an upload. What stands at the path is replaced when the upload is committed, also without TRUNC: scp
-// leaves it out, and an object of S3 cannot be changed in part. Many libraries (pkg/sftp's Create for one) ask for READ
-// too when they make a file; the handle is an upload's all the same, and a READ on it is refused.
+// create opens an upload. With TRUNC, what stands at the path is replaced when the upload is committed. Without, it is
+// changed, if the store can do that; scp leaves TRUNC out and means a file written anew, so where the store cannot
+// change files anywhere, the first write tells. APPEND goes to the end whatever the offsets are: OpenSSH's reput says it
+// and sends offsets all the same. Many libraries (pkg/sftp's Create for one) ask for READ too when they make a file; the
+// handle is an upload's all the same, and a READ on it is refused.
 func (f *front) create(path string, flags uint32) (string, error) {
 	switch {
 	case flags&openWrite == 0:
 		return "", errOpenFlags
-	case flags&openRead != 0 && flags&(openTrunc|openExcl) == 0: // a file to be changed in place
-		return "", errReadWrite
 	case !f.quota.take():
 		return "", errHandles
 	}
@@ -123,6 +122,8 @@ func (f *front) createFile(path string, flags uint32) (file, error) {
 	return f.createUpload(path, session.CreateOptions{
 		Exclusive: flags&openExcl != 0,
 		Append:    flags&openAppend != 0,
+		Modify:    flags&openTrunc == 0,
+		Ambiguous: flags&openRead == 0,
 		Truncate:  flags&openTrunc != 0,
 	})
 }

@@ -96,14 +96,31 @@ func (f *FS) Open(ctx context.Context, p string) (storage.Reader, error) {
 	return r, at.fail("open", err)
 }
 
-// Create begins an upload.
+// Create begins an upload. A store that cannot change files says so to one that would: errors.ErrUnsupported.
 func (f *FS) Create(ctx context.Context, p string, opt storage.CreateOptions) (storage.Upload, error) {
 	at, b, err := f.file(ctx, "create", p)
 	if err != nil {
 		return nil, err
 	}
+	if _, can := b.(storage.Modifier); opt.Modify && !can {
+		return nil, at.fail("modify", errors.ErrUnsupported)
+	}
 	u, err := b.Create(ctx, at.name, opt)
 	return u, at.fail("create", err)
+}
+
+// CanModify says whether the store of a path can change a file that stands, and if so whether anywhere in it or only
+// from a place that is not beyond its end on.
+func (f *FS) CanModify(ctx context.Context, p string) (can, anywhere bool, err error) {
+	_, b, err := f.file(ctx, "modify", p)
+	if err != nil {
+		return false, false, err
+	}
+	m, can := b.(storage.Modifier)
+	if !can {
+		return false, false, nil
+	}
+	return true, m.CanModify(), nil
 }
 
 // Mkdir makes a directory.
