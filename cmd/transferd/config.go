@@ -3,11 +3,14 @@ package main
 import (
 	"io"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/identity/gateway"
 )
 
 // Config is everything that can be set about a daemon. `transferd dev` fills it from its flags, `transferd serve` from
@@ -31,6 +34,10 @@ type Config struct {
 	Certificates map[string]certificates.Files
 	// UsersFile names the file of users of the servers whose identity provider has the URL usersfile.URL; "" is none.
 	UsersFile string
+	// Guard is how patient the daemon is with wrong passwords.
+	Guard GuardConfig
+	// Roles are the credentials of roles, by ARN, that sign requests to identity providers.
+	Roles map[string]gateway.Credentials
 	// S3 is the object store.
 	S3 S3Config
 	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
@@ -71,8 +78,25 @@ type FTPConfig struct {
 	First, Last int
 	// PassiveFirst to PassiveLast are the ports of data connections; both 0 is any free one.
 	PassiveFirst, PassiveLast int
+	// PassiveAddresses are told to clients of some networks while PassiveIp is AUTO.
+	PassiveAddresses []ftpd.PassiveAddress
 	// Implicit begins every connection with TLS.
 	Implicit bool
+	// Idle ends a connection without any command, DataTimeout a transfer on which nothing moves, LoginDelay is what a wrong
+	// password costs at least. 0 is the default of ftpd.
+	Idle, DataTimeout, LoginDelay time.Duration
+	// MaxSessions bounds the connections of one server; 0 is AWS's 10,000.
+	MaxSessions int
+}
+
+// GuardConfig says how patient the daemon is with wrong passwords; see guard.Config. Zero is its default.
+type GuardConfig struct {
+	Window          time.Duration
+	DelayAfter      int
+	Delay, MaxDelay time.Duration
+	BanAfter        int
+	BanFor          time.Duration
+	Exempt          []netip.Prefix
 }
 
 // S3Config is an S3 endpoint and the credentials to use there.

@@ -15,11 +15,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/cmd/transferd/internal/yamlstrict"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
-	"github.com/transferd/transferd/server/identity/usersfile"
 )
 
 // configFile is the configuration file of `transferd serve`. The comments of its fields are the manual: docs/configuration.md
@@ -45,8 +43,12 @@ type configFile struct {
 	// The certificates of servers: for each ARN that a server may name as its Certificate, the files, as
 	// ARN: {certificate: FILE, key: FILE}, PEM with the chain. Read again when they change.
 	Certificates map[string]tlsFile `yaml:"certificates"`
-	// Where users come from, apart from the control API.
+	// Where users come from, apart from the control API, and what keeps others out.
 	Identity identityFile `yaml:"identity"`
+	// Access keys that belong to roles: for each ARN, as ARN: {access_key: ID, secret_key: SECRET, session_token: TOKEN}.
+	// Requests to an API_GATEWAY provider whose InvocationRole is here are signed (Signature Version 4, execute-api);
+	// those of other roles are not. Secrets better stand in TRANSFERD_ROLE_KEYS.
+	Roles map[string]roleFile `yaml:"roles"`
 	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
 	Buffers byteCount `yaml:"buffers"`
 	// How many workflow steps run at a time.
@@ -93,8 +95,8 @@ type accessKeyFile struct {
 }
 
 type metricsFile struct {
-	// Where /metrics, /healthz and /readyz listen, host:port. /debug/sessions and /debug/uploads, which
-	// `transferd sessions` and `transferd uploads` show, answer to callers on the loopback interface alone.
+	// Where /metrics, /healthz and /readyz listen, host:port. What
+	// `transferd sessions`, `uploads`, `bans` and `unban` ask there answers to callers on the loopback interface alone.
 	Listen string `yaml:"listen"`
 }
 
@@ -111,23 +113,6 @@ type sftpFile struct {
 	Idle time.Duration `yaml:"idle"`
 	// How many connections a server takes at a time.
 	MaxSessions int `yaml:"max_sessions"`
-}
-
-type ftpFile struct {
-	// The address that servers listen on which ask for none (tag transferd:ftp-address). "" is every interface.
-	Host string `yaml:"host"`
-	// The ports that servers get, FIRST-LAST, one each; 0 is any free one. A server keeps its port over restarts.
-	Ports portRange `yaml:"ports"`
-	// The ports of data connections, FIRST-LAST, shared by all servers; 0 is any free one.
-	PassivePorts portRange `yaml:"passive_ports"`
-	// Begin every connection with TLS, as port 990 does; AWS has no such thing.
-	ImplicitTLS bool `yaml:"implicit_tls"`
-}
-
-type identityFile struct {
-	// A file with users and the hashes of their passwords, for servers whose identity provider is API_GATEWAY with the
-	// Url https://users-file.transferd.internal. Read again when it changes.
-	UsersFile string `yaml:"users_file"`
 }
 
 type s3File struct {
@@ -178,6 +163,7 @@ const (
 	envS3AccessKey    = "TRANSFERD_S3_ACCESS_KEY"
 	envS3SecretKey    = "TRANSFERD_S3_SECRET_KEY"
 	envS3SessionToken = "TRANSFERD_S3_SESSION_TOKEN"
+	envRoleKeys       = "TRANSFERD_ROLE_KEYS" // ID:SECRET, several with spaces or commas between them
 )
 
 // defaultFile is what a file that says nothing says.
@@ -187,7 +173,7 @@ func defaultFile() configFile {
 		API:     apiFile{Listen: "127.0.0.1:8470"},
 		Metrics: metricsFile{Listen: "127.0.0.1:9470"},
 		SFTP:    sftpFile{Ports: portRange{2200, 2299}, Keepalive: 60 * time.Second, KeepaliveMax: 5, Idle: 30 * time.Minute, MaxSessions: 10_000},
-		FTP:     ftpFile{Ports: portRange{2100, 2199}, PassivePorts: portRange{8192, 8200}},
+		FTP:     defaultFTP(), Identity: identityFile{Guard: defaultGuard()},
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
 		Buffers: 1 << 30, Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
 		Log: logFile{File: "-"},
@@ -283,13 +269,18 @@ func (f *configFile) addSecrets(getenv func(string) string) error {
 	f.S3.AccessKey = cmp.Or(getenv(envS3AccessKey), f.S3.AccessKey)
 	f.S3.SecretKey = cmp.Or(getenv(envS3SecretKey), f.S3.SecretKey)
 	f.S3.SessionToken = cmp.Or(getenv(envS3SessionToken), f.S3.SessionToken)
+	return errors.Join(eachSecret(envAccessKeys, getenv, f.setSecret), eachSecret(envRoleKeys, getenv, f.setRoleSecret))
+}
+
+// eachSecret reads a variable of pairs ID:SECRET.
+func eachSecret(name string, getenv func(string) string, set func(id, secret string)) error {
 	separator := func(r rune) bool { return r == ' ' || r == ',' || r == '\n' }
-	for i, pair := range strings.FieldsFunc(getenv(envAccessKeys), separator) {
+	for i, pair := range strings.FieldsFunc(getenv(name), separator) {
 		id, secret, ok := strings.Cut(pair, ":")
 		if !ok || id == "" || secret == "" {
-			return fmt.Errorf("%s: entry %d is not ID:SECRET", envAccessKeys, i+1)
+			return fmt.Errorf("%s: entry %d is not ID:SECRET", name, i+1)
 		}
-		f.setSecret(id, secret)
+		set(id, secret)
 	}
 	return nil
 }
@@ -339,7 +330,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeIdentity(at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -392,10 +383,7 @@ func (f *configFile) config() Config {
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
 			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions,
 		},
-		FTP: FTPConfig{
-			Host: f.FTP.Host, First: f.FTP.Ports.First, Last: f.FTP.Ports.Last,
-			PassiveFirst: f.FTP.PassivePorts.First, PassiveLast: f.FTP.PassivePorts.Last, Implicit: f.FTP.ImplicitTLS,
-		},
+		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(),
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		S3: S3Config{
 			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,
@@ -404,31 +392,6 @@ func (f *configFile) config() Config {
 		Buffers: int64(f.Buffers), Workers: f.Workers, Drain: f.Drain,
 		Retention: f.Retention, Limits: server.Limits(f.Limits), Level: slog.Level(f.Log.Level),
 	}
-}
-
-func (f *configFile) certificates() map[string]certificates.Files {
-	files := make(map[string]certificates.Files, len(f.Certificates))
-	for arn, t := range f.Certificates {
-		files[arn] = certificates.Files(t)
-	}
-	return files
-}
-
-// judgeFTP says what cannot be true of FTP: the files themselves are read as the daemon will read them.
-func (f *configFile) judgeFTP(at yamlstrict.Lines) error {
-	var errs []error
-	if f.FTP.Host != "" && net.ParseIP(f.FTP.Host) == nil && !hostName(f.FTP.Host) {
-		errs = append(errs, at.At("ftp.host", "must be an address or a name, without a port"))
-	}
-	if _, err := certificates.New(certificates.Config{Files: f.certificates()}); err != nil {
-		errs = append(errs, at.At("certificates", err.Error()))
-	}
-	if f.Identity.UsersFile != "" {
-		if _, err := usersfile.Open(usersfile.Config{Path: f.Identity.UsersFile}); err != nil {
-			errs = append(errs, at.At("identity.users_file", err.Error()))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func hostPort(s string) bool {

@@ -22,6 +22,7 @@ var updateDocs = flag.Bool("update-docs", false, "write docs/configuration.md")
 
 var secrets = map[string]string{
 	envAccessKeys: "AKIAOPERATOR:one,AKIAMONITORING:two AKIAONBOARDING:three", envS3AccessKey: "s3id", envS3SecretKey: "s3secret",
+	envRoleKeys: "AKIAIDENTITY:four",
 }
 
 func environment(more map[string]string) func(string) string {
@@ -59,7 +60,7 @@ func TestSampleConfig(t *testing.T) {
 		t.Fatalf("%v\n%s", err, all)
 	}
 	full.API.TLS = tlsFile{}
-	full.Certificates = nil
+	full.Certificates, full.Roles = nil, nil
 	for i := range full.API.AccessKeys {
 		if len(full.API.AccessKeys[i].Operations) == 0 {
 			full.API.AccessKeys[i].Operations = nil
@@ -141,6 +142,14 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "ftp:\n  host: a:21\n", nil, "line 4: ftp.host: must be an address"},
 		{valid + "certificates: {\"arn:c\": {certificate: /nowhere, key: /nowhere}}\n", nil, "line 3: certificates: certificate arn:c: stat /nowhere"},
 		{valid + "identity:\n  users_file: /nowhere\n", nil, "line 4: identity.users_file: "},
+		{valid + "ftp:\n  idle: 0s\n", nil, "line 4: ftp.idle: must be more than 0"},
+		{valid + "ftp:\n  passive_addresses: {10.0.0.0/99: 10.0.0.1}\n", nil, "line 4: ftp.passive_addresses.10.0.0.0/99: must be a network"},
+		{valid + "ftp:\n  passive_addresses:\n    10.0.0.0/8: \"::1\"\n", nil, "line 5: ftp.passive_addresses.10.0.0.0/8: must be an IPv4 address"},
+		{valid + "identity: {guard: {delay: 3s, max_delay: 2s}}\n", nil, "line 3: identity.guard.max_delay: must not be less"},
+		{valid + "identity: {guard: {exempt: [10.0.0.0.0/8]}}\n", nil, "line 3: identity.guard.exempt: must be networks"},
+		{valid + "roles: {\"arn:r\": {access_key: a}}\n", nil, "line 3: roles.arn:r: needs a secret_key: " + envRoleKeys + "=a:SECRET"},
+		{valid + "roles: {\"arn:r\": {access_key: a}}\n", map[string]string{envRoleKeys: "a:b"}, ""},
+		{valid, map[string]string{envRoleKeys: "hush"}, envRoleKeys + ": entry 1 is not ID:SECRET"},
 		{"api:\n  tls: {certificate: /nowhere}\n", secrets, "line 2: api.tls: needs both"},
 		{"api:\n  tls: {certificate: /nowhere, key: /nowhere}\n", secrets, "line 2: api.tls: stat /nowhere"},
 	} {
@@ -184,9 +193,11 @@ func configurationPage(t *testing.T) []byte {
 		"the comments of the struct `configFile` by a test.\n\n" +
 		"| variable | what it holds; it wins over the file |\n|---|---|\n" +
 		"| `" + envAccessKeys + "` | secrets of the control API's access keys, `ID:SECRET`, several with spaces or commas between them. An id that the file does not have is a key that may do everything |\n" +
-		"| `" + envS3AccessKey + "`, `" + envS3SecretKey + "`, `" + envS3SessionToken + "` | credentials for the object store |\n\n" +
+		"| `" + envS3AccessKey + "`, `" + envS3SecretKey + "`, `" + envS3SessionToken + "` | credentials for the object store |\n" +
+		"| `" + envRoleKeys + "` | secrets of the access keys of roles, `ID:SECRET`, as above |\n\n" +
 		"| key | default | meaning |\n|---|---|---|\n")
 	comments := fieldComments(t, "configfile.go")
+	maps.Copy(comments, fieldComments(t, "configftp.go"))
 	defaults := defaultFile()
 	var walk func(v reflect.Value, path string)
 	walk = func(v reflect.Value, path string) {
@@ -285,14 +296,15 @@ drain: 7s
 retention: 0s
 limits: {servers: 1, users_per_server: 2, keys_per_user: 3, mappings_per_user: 4, workflows: 5, accesses_per_server: 6}
 log: {file: /l, level: warn}
-ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true}
+ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true, idle: 11s, data_timeout: 12s, login_delay: 13s, max_sessions: 14, passive_addresses: {0.0.0.0/0: ftp.example.com, 10.0.0.9/8: 10.0.0.1, 10.9.9.9: 10.0.0.2}}
 certificates: {"arn:c": {certificate: ` + dev.certificate().Certificate + `, key: ` + dev.certificate().Key + `}}
-identity: {users_file: ` + dev.usersFile() + `}
+identity: {users_file: ` + dev.usersFile() + `, guard: {window: 21s, delay_after: 22, delay: 23ms, max_delay: 24s, ban_after: 0, ban_for: 26s, exempt: [192.0.2.1, "2001:db8::/32"]}}
+roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}}
 `
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t"}))
+	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t", envRoleKeys: "rid:rsecret,nobody:x"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +314,9 @@ identity: {users_file: ` + dev.usersFile() + `}
 		"Data:/d", "{Region:eu-central-1 Account:123456789012}", "{ID:A Secret:s Operations:[ListServers] ReadOnly:true RequestsPerSecond:1.5 Burst:3}",
 		"{ID:B Secret:t Operations:[] ReadOnly:false RequestsPerSecond:0 Burst:0}", "API:127.0.0.1:1", "Metrics:127.0.0.1:2",
 		"{Host:10.0.0.1 First:5000 Last:5000 Keepalive:1s KeepaliveMax:2 Idle:3s MaxSessions:4}",
-		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 Implicit:true}", "UsersFile:" + dev.usersFile(),
+		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 PassiveAddresses:[{Clients:10.9.9.9/32 Address:10.0.0.2} {Clients:10.0.0.0/8 Address:10.0.0.1} {Clients:0.0.0.0/0 Address:ftp.example.com}] Implicit:true Idle:11s DataTimeout:12s LoginDelay:13s MaxSessions:14}",
+		"Guard:{Window:21s DelayAfter:22 Delay:23ms MaxDelay:24s BanAfter:-1 BanFor:26s Exempt:[192.0.2.1/32 2001:db8::/32]}",
+		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
 		"Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",

@@ -35,10 +35,13 @@ func (d *daemon) wireIdentity() error {
 	d.dispatch = identity.NewDispatch(d.db, map[string]identity.Provider{
 		"SERVICE_MANAGED": managed.New(d.db),
 		"API_GATEWAY": gateway.New(gateway.Config{
-			Servers: d.db, Client: client, Region: d.cfg.Realm.Region, Now: time.Now, Log: d.log, Metrics: d.registry,
+			Servers: d.db, Client: client, Credentials: d.cfg.credentials, Region: d.cfg.Realm.Region,
+			Now: time.Now, Log: d.log, Metrics: d.registry,
 		}),
 	})
-	d.guard = guard.New(guard.Config{Provider: d.dispatch, Now: time.Now, Log: d.log, Metrics: d.registry})
+	limits := d.cfg.Guard.guard()
+	limits.Provider, limits.Log, limits.Metrics = d.dispatch, d.log, d.registry
+	d.guard = guard.New(limits)
 	return nil
 }
 
@@ -109,7 +112,9 @@ func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Doo
 	ports.AnyPort = ports.First == 0
 	front := ftpd.New(ftpd.Config{
 		Provider: d.guard, Sessions: d.sessions, Stores: stores, Certificates: set.Get, Log: d.log, Metrics: d.registry,
-		Now: time.Now, DrainTimeout: d.cfg.Drain, PassivePorts: ports, ImplicitTLS: d.cfg.FTP.Implicit,
+		Now: time.Now, DrainTimeout: d.cfg.Drain, PassivePorts: ports, PassiveAddresses: d.cfg.FTP.PassiveAddresses,
+		ImplicitTLS: d.cfg.FTP.Implicit, IdleTimeout: d.cfg.FTP.Idle, DataTimeout: d.cfg.FTP.DataTimeout,
+		LoginDelay: d.cfg.FTP.LoginDelay, MaxSessions: d.cfg.FTP.MaxSessions,
 	})
 	pool := fleet.Addresses{
 		Host: d.cfg.FTP.Host, First: d.cfg.FTP.First, Last: d.cfg.FTP.Last, TagAddress: fleet.TagFTPAddress, TagAsk: fleet.TagFTPAsk,
