@@ -5,7 +5,7 @@ PKGS        := ./...
 # Random kills of the storm; each takes about a second and a half.
 KILLS       ?= 200
 
-.PHONY: build test deps lint vuln race storm bench
+.PHONY: build test deps lint vuln race storm bench matrix
 
 build: ## the product: one static binary in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/transferd ./cmd/transferd
@@ -31,3 +31,6 @@ storm: ## kill -9 at random moments, KILLS times; prints the table
 
 bench: ## a 1 GiB put beside OpenSSH's sftp-server in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkPut$$' -v ./cmd/transferd -bench-put
+
+matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do
+	go test -count=1 -timeout 20m -run '^TestFTPSClients$$' ./cmd/transferd -update
