@@ -185,11 +185,13 @@ func (c *connection) start(grant identity.Grant) error {
 		Directory: grant.HomeDirectory,
 		Mappings:  grant.HomeDirectoryMappings,
 		UserName:  grant.UserName,
+
+		Role: grant.Role, Policy: grant.Policy, PosixProfile: grant.PosixProfile,
 	}, c.Stores)
 	if err != nil {
 		return err
 	}
-	s, err := c.Sessions.Start(session.Info{
+	s, err := c.Sessions.Start(c.ctx, session.Info{
 		Server:    c.settings.Server.ServerId,
 		ServerARN: c.settings.Server.Arn,
 		User:      grant.UserName,

@@ -88,12 +88,18 @@ type Info struct {
 	Role      string
 }
 
-// Start begins the session of somebody who has logged in. Whoever starts it must End it.
-func (m *Manager) Start(info Info, view *vfs.FS) (*Session, error) {
+// Start begins the session of somebody who has logged in. Whoever starts it must End it. The view acts for the user from
+// then on: an error that wraps fs.ErrPermission says that it cannot, and is a login refused. ctx bounds the call alone.
+func (m *Manager) Start(ctx context.Context, info Info, view *vfs.FS) (*Session, error) {
 	if view == nil {
 		return nil, fmt.Errorf("session of %s: no view: %w", info.User, fs.ErrInvalid)
 	}
-	s := &Session{m: m, id: newID(), info: info, fs: view, began: m.cfg.Now(), files: map[*File]struct{}{},
+	id := newID()
+	view, err := view.As(ctx, roleSession(info, id))
+	if err != nil {
+		return nil, fmt.Errorf("session of %s: %w", info.User, err)
+	}
+	s := &Session{m: m, id: id, info: info, fs: view, began: m.cfg.Now(), files: map[*File]struct{}{},
 		downloads: map[*Download]struct{}{}, ended: make(chan struct{})}
 	s.log = m.cfg.Log.With("session-id", s.id, "resource-arn", info.ServerARN)
 	s.bytesIn = m.cfg.Metrics.bytes.WithLabelValues("in", info.Protocol)
@@ -104,6 +110,13 @@ func (m *Manager) Start(info Info, view *vfs.FS) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	m.cfg.Metrics.sessions.WithLabelValues(info.Protocol).Inc()
 	return s, nil
+}
+
+// roleSession names a session to whoever lends its role: "username.sessionid@server-id", cut to 64 characters
+// (transfer-api 3.3).
+func roleSession(info Info, id string) string {
+	name := info.User + "." + id + "@" + string(info.Server)
+	return name[:min(64, len(name))]
 }
 
 // View is what a session looks like from outside.

@@ -186,7 +186,11 @@ func (r *Recovery) end(ctx context.Context, u Upload, v Verdict, cause error) er
 }
 
 func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error) {
-	b, err := r.cfg.Stores.Backend(ctx, u.Location.Domain, u.Location.Store)
+	stores, err := r.stores(ctx, u)
+	if err != nil {
+		return storage.Object{}, err
+	}
+	b, err := stores.Backend(ctx, u.Location.Domain, u.Location.Store)
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("find store: %w", err)
 	}
@@ -203,6 +207,23 @@ func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error)
 		return storage.Object{}, fmt.Errorf("resume upload: %w", err)
 	}
 	return obj, nil
+}
+
+// stores are those that the session of an upload had. One that cannot be had any more is no reason to give up: until
+// somebody sees to the role or the user, the upload stays what it is.
+func (r *Recovery) stores(ctx context.Context, u Upload) (storage.Stores, error) {
+	if u.Identity.Role == "" && u.Identity.Posix == nil {
+		return r.cfg.Stores, nil
+	}
+	i, ok := r.cfg.Stores.(storage.Impersonator)
+	if !ok {
+		return nil, fmt.Errorf("resume upload: the stores act for nobody else: %w", fs.ErrPermission)
+	}
+	stores, err := i.As(ctx, u.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("act for the user: %s", err) // not as what it wraps: it says nothing about the file
+	}
+	return stores, nil
 }
 
 // standing is the file that an upload was to change. The store noted nothing of the upload, so either it had not begun

@@ -129,6 +129,7 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 	f := &File{s: s, path: s.fs.RealPath(p), declared: opt.Declared, append: opt.Append && !opt.Truncate, row: Upload{
 		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
 		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
+		Identity: s.fs.Identity(),
 	}}
 	if opt.Exclusive {
 		if _, err := s.Stat(p); err == nil {

@@ -535,7 +535,7 @@ func TestManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Start(session.Info{}, view); !errors.Is(err, session.ErrDraining) {
+	if _, err := m.Start(t.Context(), session.Info{}, view); !errors.Is(err, session.ErrDraining) {
 		t.Errorf("Start while draining: %v", err)
 	}
 	a.End(session.ServerStop)

@@ -51,6 +51,8 @@ type Upload struct {
 	SourceIP string
 	Location storage.Location
 	Began    time.Time
+	// Identity is on whose behalf the storage takes it, so that recovery goes on with no other rights.
+	Identity storage.Identity `json:",omitzero"`
 	// Modify says that it changes a file that stood, and Base how long that was.
 	Modify bool  `json:",omitempty"`
 	Base   int64 `json:",omitempty"`

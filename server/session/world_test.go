@@ -458,7 +458,7 @@ func (w *world) session(m *session.Manager) *session.Session {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s, err := m.Start(session.Info{Server: "s-1", ServerARN: "arn:s-1", User: "anna", Protocol: "SFTP", SourceIP: "192.0.2.1"}, view)
+	s, err := m.Start(w.t.Context(), session.Info{Server: "s-1", ServerARN: "arn:s-1", User: "anna", Protocol: "SFTP", SourceIP: "192.0.2.1"}, view)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func nullFile(tb testing.TB) (*session.Session, *session.File) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := session.NewManager(session.Config{Journal: nullJournal{}}).Start(session.Info{}, view)
+	s, err := session.NewManager(session.Config{Journal: nullJournal{}}).Start(tb.Context(), session.Info{}, view)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func awaitSFTP(requests <-chan *ssh.Request) bool {
 // serveSFTP runs one session from CONNECTED to DISCONNECTED. When it returns, every upload has its verdict. What it starts
 // beside that ends with the channel's requests; wg waits for it.
 func (c *connection) serveSFTP(ctx context.Context, ch ssh.Channel, requests <-chan *ssh.Request, wg *sync.WaitGroup) error {
-	s, err := c.start()
+	s, err := c.start(ctx)
 	if err != nil {
 		wg.Go(func() { ssh.DiscardRequests(requests) })
 		c.fault(ctx, "session", err, slog.String("user", c.login.grant.UserName))
@@ -110,7 +110,7 @@ func (c *connection) linger(s *session.Session, over <-chan struct{}) {
 }
 
 // start begins the session.
-func (c *connection) start() (*session.Session, error) {
+func (c *connection) start(ctx context.Context) (*session.Session, error) {
 	grant := c.login.grant
 	view, err := vfs.New(vfs.Home{
 		Domain:    c.settings.Server.Domain,
@@ -118,11 +118,13 @@ func (c *connection) start() (*session.Session, error) {
 		Directory: grant.HomeDirectory,
 		Mappings:  grant.HomeDirectoryMappings,
 		UserName:  grant.UserName,
+
+		Role: grant.Role, Policy: grant.Policy, PosixProfile: grant.PosixProfile,
 	}, c.Stores)
 	if err != nil {
 		return nil, err
 	}
-	return c.Sessions.Start(session.Info{
+	return c.Sessions.Start(ctx, session.Info{
 		Server:    c.settings.Server.ServerId,
 		ServerARN: c.settings.Server.Arn,
 		User:      grant.UserName,

@@ -28,6 +28,7 @@ const (
 	typeFile    = "FILE"
 	typeDir     = "DIRECTORY"
 	domainS3    = "S3"
+	domainEFS   = "EFS"
 )
 
 // maxName is the longest name in bytes: that of an S3 key.
@@ -40,14 +41,21 @@ type Home struct {
 	Directory string // where the client lands; with PATH its first element is the home bucket
 	Mappings  []server.HomeDirectoryMapEntry
 	UserName  string
+
+	// On whose behalf the stores are touched (identity.go).
+	Role         string
+	Policy       string
+	PosixProfile *server.PosixProfile
 }
 
 // FS is what one user sees. It may be used from many goroutines.
 type FS struct {
-	domain  string
-	landing string
-	grants  grants
-	stores  storage.Stores
+	domain   string
+	landing  string
+	grants   grants
+	stores   storage.Stores
+	home     Home
+	identity storage.Identity
 }
 
 // New makes the view of home. The error wraps fs.ErrInvalid and is about the grant, not about any store: a home in a
@@ -60,7 +68,7 @@ func New(home Home, stores storage.Stores) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FS{domain: home.Domain, landing: landing, grants: g, stores: stores}, nil
+	return &FS{domain: home.Domain, landing: landing, grants: g, stores: stores, home: home}, nil
 }
 
 // Landing is the directory that relative paths start from.
