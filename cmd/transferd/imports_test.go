@@ -77,6 +77,11 @@ func rules() []rule {
 			why: "the protocols do not know each other",
 		},
 		{
+			rooms: []string{"server/proxyproto"},
+			never: []string{"./..."},
+			why:   "who is behind a proxy is the same question for every protocol",
+		},
+		{
 			rooms: []string{"..."}, except: []string{"server/sftpd", "cmd/transferd"},
 			never: []string{"github.com/pkg/sftp"},
 			why:   "pkg/sftp is wrapped in one room (cmd's demo is an SFTP client)",
