@@ -36,6 +36,7 @@ need node nodejs
 need vsftpd vsftpd
 need ip iproute2
 need nft nftables
+need haproxy haproxy
 # Some packages of node bring npm and exclude Debian's, so it is asked for only where node is without it.
 node_client() {
 	version=6.2.6
