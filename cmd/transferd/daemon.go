@@ -53,7 +53,8 @@ type daemon struct {
 	engine   *workflow.Engine
 	fleet    *fleet.Fleet
 	dispatch *identity.Dispatch
-	guard    *guard.Guard // before dispatch
+	guard    *guard.Guard       // before dispatch
+	dropped  prometheus.Counter // connections of banned addresses
 
 	apiListener, metricsListener net.Listener
 	apiServer, metricsServer     *http.Server

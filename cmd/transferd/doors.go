@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
@@ -42,6 +44,10 @@ func (d *daemon) wireIdentity() error {
 	limits := d.cfg.Guard.guard()
 	limits.Provider, limits.Log, limits.Metrics = d.dispatch, d.log, d.registry
 	d.guard = guard.New(limits)
+	d.dropped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "transferd_login_banned_connections_total", Help: "Connections that were closed unseen because their address is banned.",
+	})
+	d.registry.MustRegister(d.dropped)
 	return nil
 }
 
@@ -104,7 +110,7 @@ func (d *daemon) sftpDoor(stores storage.Stores) fleet.Door {
 		Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last,
 		TagAddress: fleet.TagSFTPAddress, TagAsk: fleet.TagSFTPAsk,
 	}
-	return fleet.Door{Name: "SFTP", Serves: speaks("SFTP"), Listen: pool.Listen, Frontend: sftpFrontend{front}, TagAddress: pool.TagAddress}
+	return fleet.Door{Name: "SFTP", Serves: speaks("SFTP"), Listen: d.keepOut(pool.Listen), Frontend: sftpFrontend{front}, TagAddress: pool.TagAddress}
 }
 
 func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Door {
@@ -119,7 +125,7 @@ func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Doo
 	pool := fleet.Addresses{
 		Host: d.cfg.FTP.Host, First: d.cfg.FTP.First, Last: d.cfg.FTP.Last, TagAddress: fleet.TagFTPAddress, TagAsk: fleet.TagFTPAsk,
 	}
-	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: pool.Listen, Frontend: ftpFrontend{front}, TagAddress: pool.TagAddress}
+	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: d.keepOut(pool.Listen), Frontend: ftpFrontend{front}, TagAddress: pool.TagAddress}
 }
 
 // speaks says of a server whether it has one of some protocols. One that names none has SFTP, as CreateServer's default.

@@ -27,6 +27,8 @@ func (d *daemon) metricsHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /debug/sessions", localOnly(d.debugSessions))
 	mux.HandleFunc("GET /debug/uploads", localOnly(d.debugUploads))
+	mux.HandleFunc("GET /debug/bans", localOnly(d.debugBans))
+	mux.HandleFunc("DELETE /debug/bans", localOnly(d.debugUnban))
 	return mux
 }
 

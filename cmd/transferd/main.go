@@ -39,6 +39,8 @@ func commands() []command {
 		{"sessions", "show who is logged in", runSessions},
 		{"uploads", "show the uploads under way and the latest verdicts", runUploads},
 		{"executions", "show the executions of workflows", runExecutions},
+		{"bans", "show the addresses that are banned because logins failed", runBans},
+		{"unban", "lift the ban of an address", runUnban},
 		{"healthcheck", "ask a running transferd whether it is ready (exit status 0 or 1)", runHealthcheck},
 		{"version", "print the version", runVersion},
 		{gatewayCommand, "", runGateway},
@@ -133,16 +135,35 @@ func newFlags(p process, name, about string) *flag.FlagSet {
 
 // parse refuses what the flags do not know, and words that nobody reads.
 func parse(fs *flag.FlagSet, args []string) error {
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return errUsage
-	}
-	if fs.NArg() > 0 {
-		fmt.Fprintf(fs.Output(), "unexpected argument %q\n", fs.Arg(0))
+	_, err := parseWords(fs, args)
+	return err
+}
+
+// parseWords reads flags and exactly the words that are named, which may stand before, between and behind the flags.
+func parseWords(fs *flag.FlagSet, args []string, names ...string) ([]string, error) {
+	wrong := func(format string, a ...any) ([]string, error) {
+		fmt.Fprintf(fs.Output(), format+"\n", a...)
 		fs.Usage()
-		return errUsage
+		return nil, errUsage
 	}
-	return nil
+	var words []string
+	for {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, errUsage
+		}
+		if fs.NArg() == 0 {
+			break
+		}
+		words, args = append(words, fs.Arg(0)), fs.Args()[1:]
+	}
+	if len(words) > len(names) {
+		return wrong("unexpected argument %q", words[len(names)])
+	}
+	if len(words) < len(names) {
+		return wrong("%s is missing", names[len(words)])
+	}
+	return words, nil
 }

@@ -41,8 +41,8 @@ log: {file: %[1]s/transferd.log}
 `
 
 // startServe runs `transferd serve` as an operator would: a file, secrets in the environment, TLS, and a store that runs
-// already.
-func startServe(t *testing.T) (*proc, KeyPair) {
+// already. more is what the file says besides.
+func startServe(t *testing.T, more ...string) (*proc, KeyPair) {
 	t.Helper()
 	dir := t.TempDir()
 	pair := newKeyPair(t, dir, "transferd")
@@ -57,7 +57,7 @@ func startServe(t *testing.T) (*proc, KeyPair) {
 		}
 	})
 	name := filepath.Join(dir, "transferd.yaml")
-	text := fmt.Sprintf(serveConfig, dir, pair.Certificate, pair.Key, store.Endpoint())
+	text := fmt.Sprintf(serveConfig, dir, pair.Certificate, pair.Key, store.Endpoint()) + strings.Join(more, "")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -285,23 +285,30 @@ func runUploads(ctx context.Context, p process, args []string) error {
 // runLocal shows what the metrics address tells callers on the same machine.
 func runLocal[T any](ctx context.Context, p process, name, about string, args []string, picture func(T) view) error {
 	var f viewFlags
-	url := cmp.Or(strings.TrimSuffix(os.Getenv("METRICS_URL"), "/metrics"), "http://127.0.0.1:9470")
-	if err := f.flags(p, name, about, args, func(fs *flag.FlagSet) {
-		fs.StringVar(&url, "url", url, "the metrics address, as a `URL`")
-	}); err != nil {
+	var url *string
+	if err := f.flags(p, name, about, args, func(fs *flag.FlagSet) { url = metricsFlag(fs) }); err != nil {
 		return err
 	}
 	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) {
 		var answer T
-		if err := getJSON(ctx, strings.TrimSuffix(url, "/")+"/debug/"+name, &answer); err != nil {
+		if err := getJSON(ctx, strings.TrimSuffix(*url, "/")+"/debug/"+name, &answer); err != nil {
 			return view{}, err
 		}
 		return picture(answer), nil
 	})
 }
 
+// metricsFlag is where the metrics address is.
+func metricsFlag(fs *flag.FlagSet) *string {
+	usual := cmp.Or(strings.TrimSuffix(os.Getenv("METRICS_URL"), "/metrics"), "http://127.0.0.1:9470")
+	return fs.String("url", usual, "the metrics address, as a `URL`")
+}
+
+// localTimeout bounds a question to the metrics address.
+const localTimeout = 10 * time.Second
+
 func getJSON(ctx context.Context, url string, into any) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, localTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
