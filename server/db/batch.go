@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 )
 
@@ -33,28 +34,32 @@ func (p *panicked) Error() string {
 }
 
 // batcher is a group commit. A commit costs a flush of the disk, whatever it holds, so all calls that wait at the same
-// moment share one. Each stands behind a savepoint of its own: its failure undoes its own work and no other's.
+// moment share one. Each stands behind a savepoint of its own: its failure undoes its own work and no other's. As many
+// such transactions are under way as the database has use for.
 type batcher struct {
 	d    *DB
 	ops  chan op // unbuffered: what was taken is answered
 	quit chan struct{}
-	gone chan struct{}
+	all  sync.WaitGroup
 }
 
 func newBatcher(d *DB) *batcher {
-	b := &batcher{d: d, ops: make(chan op), quit: make(chan struct{}), gone: make(chan struct{})}
-	go b.loop()
+	b := &batcher{d: d, ops: make(chan op), quit: make(chan struct{})}
+	for range d.base.writers() {
+		b.all.Go(b.loop)
+	}
 	return b
 }
 
 func (b *batcher) close() error {
 	close(b.quit)
-	<-b.gone
+	b.all.Wait()
 	return nil
 }
 
 // run does fn in a shared transaction and returns when that is durable. A call that was taken is always brought to its
-// end, so that the caller knows what became of it; ctx counts only until then. fn runs on another goroutine.
+// end, so that the caller knows what became of it; ctx counts only until then. fn runs on another goroutine, and more than
+// once if other transactions or a lost connection get in its way.
 func (b *batcher) run(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
 	o := op{ctx: ctx, do: fn, done: make(chan error, 1)}
 	select {
@@ -73,7 +78,6 @@ func (b *batcher) run(ctx context.Context, fn func(ctx context.Context, tx Tx) e
 }
 
 func (b *batcher) loop() {
-	defer close(b.gone)
 	batch := make([]op, 0, maxBatch)
 	for {
 		select {
@@ -105,38 +109,60 @@ func (b *batcher) collect(batch []op) []op {
 	return batch
 }
 
-// commit runs a batch in one transaction and answers everybody.
+// commit runs a batch in one transaction and answers everybody. Those whom other transactions got in the way of have
+// another try, and so has everybody if the connection is lost before the commit.
 func (b *batcher) commit(batch []op) {
-	began := time.Now()
-	errs := make([]error, len(batch))
-	err := b.transact(batch, errs)
-	b.d.metrics.batch(len(batch), time.Since(began))
-	for i, o := range batch {
-		if errs[i] == nil {
-			errs[i] = err
+	for try := 1; len(batch) > 0; try++ {
+		began := time.Now()
+		errs := make([]error, len(batch))
+		committing, err := b.transact(batch, errs)
+		b.d.metrics.batch(len(batch), time.Since(began))
+		last := try == patience
+		if err != nil && !committing && !last && b.d.base.again(err) {
+			time.Sleep(backOff(try))
+			continue
 		}
-		o.done <- errs[i]
+		batch = b.answer(batch, errs, err, last)
 	}
 }
 
-func (b *batcher) transact(batch []op, errs []error) error {
+// answer tells everybody what came of a transaction, and gives those who are to have another try.
+func (b *batcher) answer(batch []op, errs []error, err error, last bool) (again []op) {
+	for i, o := range batch {
+		switch {
+		case errs[i] == nil:
+			o.done <- err
+		case err == nil && !last && b.d.base.again(errs[i]):
+			again = append(again, o)
+		default:
+			o.done <- errs[i]
+		}
+	}
+	return again
+}
+
+// transact tells with an error whether that came of the commit.
+func (b *batcher) transact(batch []op, errs []error) (committing bool, err error) {
 	ctx := context.Background() // one caller's end must not undo the others' work
-	t, err := b.d.begin(ctx)
+	t, err := b.d.base.begin(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for i, o := range batch {
 		if errs[i] = o.ctx.Err(); errs[i] != nil {
 			continue
 		}
-		if errs[i], err = guarded(t, o); err != nil {
-			return errors.Join(err, t.rollback())
+		if errs[i], err = guarded(t, o, len(batch) == 1); err != nil {
+			return false, errors.Join(err, t.rollback())
 		}
 	}
-	if err := t.commit(ctx); err != nil {
-		return errors.Join(err, t.rollback())
+	if len(batch) == 1 && errs[0] != nil {
+		return false, t.rollback()
 	}
-	return nil
+	if err := t.commit(ctx); err != nil {
+		return true, errors.Join(err, t.rollback())
+	}
+	return false, nil
 }
 
 // guard runs the call and makes an error of its panic.
@@ -149,15 +175,19 @@ func (o op) guard(ctx context.Context, tx Tx) (err error) {
 	return o.do(ctx, tx)
 }
 
-// guarded runs one call behind a savepoint. failed is the call's own failure, undone; err is the whole transaction's.
-func guarded(t *sqliteTx, o op) (failed, err error) {
+// guarded runs one call behind a savepoint; one that is alone needs none, for its failure is the transaction's. failed is
+// the call's own failure, undone; err is the whole transaction's.
+func guarded(t transaction, o op, alone bool) (failed, err error) {
 	ctx := context.WithoutCancel(o.ctx) // a cancelled statement would take the transaction with it
-	jobs := len(t.jobs)
+	if alone {
+		return o.guard(ctx, t), nil
+	}
+	jobs := t.queued()
 	if _, err := t.Exec(ctx, "SAVEPOINT call"); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)
 	}
 	if failed = o.guard(ctx, t); failed != nil {
-		t.jobs = t.jobs[:jobs]
+		t.keep(jobs)
 		if _, err := t.Exec(ctx, "ROLLBACK TO SAVEPOINT call"); err != nil {
 			return failed, fmt.Errorf("roll back to savepoint: %w", err)
 		}

@@ -6,16 +6,27 @@ import (
 )
 
 // Changed gives a channel that gets a value after any committed change of servers, users, accesses or host keys; changes
-// that nobody has taken yet are one value. The function ends the subscription.
+// that nobody has taken yet are one value. Changes that other nodes of a cluster made are told too, and now and then one that
+// nobody made. The function ends the subscription.
 func (d *DB) Changed() (<-chan struct{}, func()) { return d.changed.subscribe() }
 
 // change does fn in a shared transaction, and tells the subscribers when it is durable.
 func (d *DB) change(ctx context.Context, fn func(context.Context, Tx) error) error {
-	if err := d.batch.run(ctx, fn); err != nil {
+	if err := d.catalogue(ctx, fn); err != nil {
 		return err
 	}
 	d.changed.send()
 	return nil
+}
+
+// catalogue does fn in a shared transaction in which nobody else changes the catalogue.
+func (d *DB) catalogue(ctx context.Context, fn func(context.Context, Tx) error) error {
+	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		if err := tx.Catalogue(ctx); err != nil {
+			return err
+		}
+		return fn(ctx, tx)
+	})
 }
 
 type broadcast struct {

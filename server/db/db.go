@@ -5,7 +5,8 @@
 // It holds no rules of its own beyond what must be true of rows that are written together. It knows nothing of
 // protocols, storage or HTTP, and River is used in this package alone.
 //
-// One SQLite file, opened by one process: one connection writes, for us and for River, and a pool reads. What belongs
+// Two databases, one text of SQL (tx.go is the seam). SQLite is one file, opened by one process: one connection writes,
+// for us and for River, and a pool reads. PostgreSQL is shared by the nodes of a cluster (member.go). What belongs
 // together is one transaction: the verdict with its queued execution, a step's result with the next job.
 package db
 
@@ -13,27 +14,20 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/pressly/goose/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/rivermigrate"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/transferd/transferd/server"
 )
@@ -43,10 +37,16 @@ var migrations embed.FS
 
 // Config says where the memory is and who asks.
 type Config struct {
-	// Dir is the data directory; it is made (0700) if it is missing. One process at a time can use it.
+	// URL is a PostgreSQL database (postgres://USER@HOST/NAME), which several nodes may share. Empty: SQLite in Dir.
+	URL string
+	// Dir is the data directory; it is made (0700) if it is missing. One process at a time can use it. With a URL it only
+	// keeps the node's name and may be empty: the name is another one after every start then.
 	Dir string
-	// Node names this process in the journal and the queue. Empty: a name is made once and kept in the database.
+	// Node names this process in the journal and the queue. Empty: a name is made once and kept.
 	Node string
+	// Beat is how often a node of a cluster says that it lives: after three without one it is dead if its connection is
+	// gone, after eight in any case. Default 2 s.
+	Beat time.Duration
 	// Drain is how long Work waits for running steps before it cancels them. Default 10 s.
 	Drain time.Duration
 	// Limits are the quotas of the catalogue; what is 0 is not limited.
@@ -67,11 +67,10 @@ type DB struct {
 	drain  time.Duration
 	limits server.Limits
 
-	write *sql.DB // one connection, shared with River: a second writer would wait up to a second for the lock
-	read  *sql.DB // query_only
+	base   base
+	shared *postgres // base, if it is one that several nodes share; else nil
+	member *member   // this process as one of them; else nil
 
-	river   *riverDriver
-	insert  *river.Client[*sql.Tx] // enqueues only
 	batch   *batcher
 	metrics *metrics
 	changed broadcast
@@ -82,8 +81,8 @@ type DB struct {
 	undo    []func() error // what Close does, last first
 }
 
-// Open opens the database in cfg.Dir, makes it if it is missing and brings it up to date. It refuses a directory that
-// another process uses.
+// Open opens the database, makes its tables if they are missing and brings them up to date. It refuses a directory that
+// another process uses, and a node's name that another process of the cluster has.
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
 		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
@@ -100,25 +99,24 @@ func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 			err = errors.Join(fmt.Errorf("open database: %w", err), d.Close())
 		}
 	}()
-	file, err := d.prepareDir(cfg.Dir)
-	if err != nil {
+	if err := d.openBase(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if err := d.openPools(ctx, file); err != nil {
-		return nil, err
-	}
-	if d.metrics, err = newMetrics(cfg.Registerer, d.read); err != nil {
+	if d.metrics, err = newMetrics(cfg.Registerer, d.reader()); err != nil {
 		return nil, err
 	}
 	d.undo = append(d.undo, d.metrics.close)
-	if err := d.migrate(ctx); err != nil {
+	if err := d.base.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
 	}
-	if err := d.loadNode(ctx); err != nil {
+	if err := d.name(ctx, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("node name: %w", err)
 	}
-	if d.insert, err = river.NewClient(d.river, &river.Config{Logger: quiet(d.log)}); err != nil {
-		return nil, err
+	if d.shared != nil {
+		if d.member, err = join(ctx, d, d.shared, cfg.Beat); err != nil {
+			return nil, fmt.Errorf("join the cluster: %w", err)
+		}
+		d.undo = append(d.undo, d.member.leave)
 	}
 	d.batch = newBatcher(d)
 	d.undo = append(d.undo, d.batch.close)
@@ -136,85 +134,82 @@ func (d *DB) Close() error {
 	return errors.Join(errs...)
 }
 
+// Ping tells whether the database answers and takes this process's writes.
+func (d *DB) Ping(ctx context.Context) error {
+	select {
+	case <-d.Dead():
+		return errDead
+	default:
+		return d.base.ping(ctx)
+	}
+}
+
 // Node is the name of this process in the journal and the queue, the same after every restart.
 func (d *DB) Node() string { return d.node }
 
-// prepareDir makes the directory and the file, with modes that keep others out (host keys are inside), and locks the
-// directory. SQLite gives its side files the mode of the main file.
-func (d *DB) prepareDir(dir string) (file string, err error) {
-	if dir == "" {
-		return "", errors.New("no data directory given")
-	}
+// lockDir makes the directory and locks it.
+func (d *DB) lockDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
 	unlock, err := lock(filepath.Join(dir, "lock"))
 	if err != nil {
-		return "", err
+		return err
 	}
 	d.undo = append(d.undo, unlock)
-	file = filepath.Join(dir, "transferd.db")
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return "", err
-	}
-	return file, errors.Join(f.Chmod(0o600), f.Close())
-}
-
-func (d *DB) openPools(ctx context.Context, file string) error {
-	const common = "?_pragma=busy_timeout(10000)&_pragma=cache_size(-16384)"
-	uri := "file:" + (&url.URL{Path: file}).EscapedPath() + common
-	var err error
-	if d.write, err = d.openPool(ctx, 1, uri+"&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+
-		"&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)"); err != nil {
-		return err
-	}
-	if d.read, err = d.openPool(ctx, max(4, runtime.NumCPU()), uri+"&_pragma=query_only(1)"); err != nil {
-		return err
-	}
-	d.river = newRiverDriver(d.write)
 	return nil
 }
 
-func (d *DB) openPool(ctx context.Context, size int, uri string) (*sql.DB, error) {
-	pool, err := sql.Open("sqlite", uri)
-	if err != nil {
-		return nil, err
+// openBase opens the database that the configuration names.
+func (d *DB) openBase(ctx context.Context, cfg Config) (err error) {
+	if cfg.Dir != "" {
+		if err := d.lockDir(cfg.Dir); err != nil {
+			return err
+		}
 	}
-	pool.SetMaxOpenConns(size)
-	pool.SetMaxIdleConns(size)
-	d.undo = append(d.undo, pool.Close)
-	return pool, pool.PingContext(ctx)
-}
-
-func (d *DB) migrate(ctx context.Context) error {
-	dir, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
+	switch {
+	case cfg.URL != "":
+		p, err := openPostgres(ctx, cfg.URL, d.log, &d.undo)
+		if err != nil {
+			return err
+		}
+		d.base, d.shared = p, p
+	case cfg.Dir == "":
+		return errors.New("no data directory given")
+	default:
+		d.base, err = openSQLite(ctx, cfg.Dir, d.log, &d.undo)
 	}
-	ours, err := goose.NewProvider(goose.DialectSQLite3, d.write, dir, goose.WithDisableGlobalRegistry(true),
-		goose.WithGoMigrations(placesMigration()))
-	if err != nil {
-		return err
-	}
-	if _, err := ours.Up(ctx); err != nil {
-		return err
-	}
-	rivers, err := rivermigrate.New(d.river, &rivermigrate.Config{Logger: quiet(d.log)})
-	if err != nil {
-		return err
-	}
-	_, err = rivers.Migrate(ctx, rivermigrate.DirectionUp, nil)
 	return err
 }
 
-func (d *DB) loadNode(ctx context.Context) error {
+// name makes the node's name, once: beside the lock in a cluster, for the database belongs to all; else in the database.
+func (d *DB) name(ctx context.Context, dir string) error {
 	if d.node != "" {
 		return nil
 	}
 	var b [6]byte
 	rand.Read(b[:]) // never fails
 	fresh := "node-" + hex.EncodeToString(b[:])
+	if d.shared == nil {
+		return d.loadNode(ctx, fresh)
+	}
+	d.node = fresh
+	if dir == "" {
+		return nil
+	}
+	file := filepath.Join(dir, "node")
+	kept, err := os.ReadFile(file)
+	if err == nil && len(kept) > 0 {
+		d.node = string(kept)
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(file, []byte(fresh), 0o600)
+}
+
+func (d *DB) loadNode(ctx context.Context, fresh string) error {
 	return d.tx(ctx, "open", func(ctx context.Context, tx Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO meta (name, value) VALUES ('node', $1) ON CONFLICT (name) DO NOTHING`, fresh)
 		if err != nil {

@@ -213,3 +213,14 @@ func send(t testing.TB, d *DB, id server.ID, v session.Verdict) workflow.Executi
 func hasStatus(t testing.TB, d *DB, id workflow.ExecutionID, s workflow.Status) func() bool {
 	return func() bool { return value[workflow.Execution](t)(d.Execution(t.Context(), id)).Status == s }
 }
+
+// breakDown takes the database away from under d.
+func breakDown(t testing.TB, d *DB) {
+	t.Helper()
+	switch b := d.base.(type) {
+	case *sqlite:
+		must(t, b.write.Close())
+	case *postgres:
+		b.pool.Close()
+	}
+}

@@ -230,7 +230,7 @@ func TestCallsAfterTheirEnd(t *testing.T) {
 func TestFailedTransactionAnswersEverybody(t *testing.T) {
 	t.Parallel()
 	d := open(t, Config{})
-	must(t, d.write.Close())
+	breakDown(t, d)
 	var all sync.WaitGroup
 	for range 16 {
 		all.Go(func() {

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"time"
 
@@ -17,7 +16,7 @@ type metrics struct {
 	registered []prometheus.Collector
 }
 
-func newMetrics(r prometheus.Registerer, read *sql.DB) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, read Querier) (*metrics, error) {
 	m := &metrics{
 		registerer: r,
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -64,7 +63,7 @@ func (m *metrics) batch(calls int, took time.Duration) {
 
 // queueDepth counts the jobs that are not done.
 type queueDepth struct {
-	read *sql.DB
+	read Querier
 	desc *prometheus.Desc
 }
 
@@ -76,11 +75,11 @@ func (q *queueDepth) Collect(c chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	depth := map[string]float64{"available": 0, "retryable": 0, "running": 0}
-	err := querier{q.read}.Query(ctx, func(scan func(...any) error) error {
+	err := q.read.Query(ctx, func(scan func(...any) error) error {
 		var state string
-		var n float64
+		var n int64
 		err := scan(&state, &n)
-		depth[state] = n
+		depth[state] = float64(n)
 		return err
 	}, `SELECT state, COUNT(*) FROM river_job WHERE state IN ('available', 'retryable', 'running') GROUP BY state`)
 	if err != nil {

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -55,7 +54,8 @@ func backoff(failures int) time.Duration { return time.Second << min(max(failure
 // Work runs steps with so many workers until ctx ends; then it lets running steps finish for as long as Config.Drain
 // says, cancels the rest, and returns. What was cancelled comes again at the next start.
 //
-// Jobs that a killed process left running are taken up at once: the directory's lock proves that nobody works on them.
+// Jobs that a killed process of this node left running are taken up at once: its lock proves that nobody works on them.
+// Those of other nodes come with what Inherit takes over.
 func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 	if !d.working.CompareAndSwap(false, true) {
 		return errors.New("queue: somebody works already")
@@ -72,7 +72,7 @@ func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 	if err := river.AddWorkerSafely(all, w); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	client, err := river.NewClient(d.river, &river.Config{
+	client, err := d.base.client(&river.Config{
 		ID:                          d.node,
 		Workers:                     all,
 		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}},
@@ -100,13 +100,17 @@ func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 // retries would wait up to 15 s.
 func (d *DB) recoverQueue(ctx context.Context) error {
 	err := d.tx(ctx, "rescue", func(ctx context.Context, tx Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM river_leader`)
+		_, err := tx.Exec(ctx, `DELETE FROM river_leader WHERE leader_id = $1`, d.node)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	n, err := d.rescue(ctx, func(*rivertype.JobRow) bool { return true })
+	orphaned, err := d.orphaned(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := d.rescue(ctx, orphaned)
 	if n > 0 {
 		d.log.InfoContext(ctx, "steps of the last process taken up again", "jobs", n)
 	}
@@ -114,7 +118,7 @@ func (d *DB) recoverQueue(ctx context.Context) error {
 }
 
 // drained waits for the client's end. A step that does not heed its context must not keep the daemon from ending.
-func (d *DB) drained(client *river.Client[*sql.Tx]) error {
+func (d *DB) drained(client riverClient) error {
 	late := time.NewTimer(d.drain + 10*time.Second)
 	defer late.Stop()
 	select {
@@ -246,7 +250,7 @@ func (w *stepWorker) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		n, err := w.d.rescue(ctx, w.lost)
+		n, err := w.d.rescue(ctx, w.d.mine(w.lost))
 		if (n > 0 || err != nil) && ctx.Err() == nil {
 			w.d.log.ErrorContext(ctx, "lost jobs taken up again", "jobs", n, "error", err)
 		}

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"log/slog"
 	"time"
@@ -20,10 +19,6 @@ type riverDriver struct {
 	bell *doorbell
 }
 
-func newRiverDriver(write *sql.DB) *riverDriver {
-	return &riverDriver{Driver: riversqlite.New(write), bell: &doorbell{c: make(chan struct{}, 1)}}
-}
-
 // GetListener gives River our way to listen.
 func (d *riverDriver) GetListener(*riverdriver.GetListenenerParams) riverdriver.Listener {
 	return d.bell
@@ -34,6 +29,8 @@ func (d *riverDriver) SupportsListenNotify() bool { return false }
 
 // doorbell is a riverdriver.Listener that hears of new jobs and of nothing else: it stands for one queue in one process.
 type doorbell struct{ c chan struct{} }
+
+func newDoorbell() *doorbell { return &doorbell{c: make(chan struct{}, 1)} }
 
 // ring says that jobs were committed. Rings that nobody has heard yet are one.
 func (b *doorbell) ring() {
@@ -57,8 +54,13 @@ func (b *doorbell) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-b.c:
-		return &riverdriver.Notification{Topic: "river_insert", Payload: `{"queue":"` + river.QueueDefault + `"}`}, nil
+		return inserted(), nil
 	}
+}
+
+// inserted is what River's inserter tells its producer.
+func inserted() *riverdriver.Notification {
+	return &riverdriver.Notification{Topic: "river_insert", Payload: `{"queue":"` + river.QueueDefault + `"}`}
 }
 
 // crashText marks, among the errors of a job, the attempts that ended with their process and not with an error.
@@ -67,43 +69,50 @@ const crashText = "the process ended while the step ran"
 // rescue makes those running jobs available again that nobody works on any more, and tells how many. The attempt that
 // was cut stays counted, so that the next one is a marked repeat.
 func (d *DB) rescue(ctx context.Context, lost func(*rivertype.JobRow) bool) (rescued int, err error) {
-	const page = 1000
-	err = d.tx(ctx, "rescue", func(ctx context.Context, tx Tx) error {
-		exec := tx.Jobs()
-		get := riverdriver.JobGetStuckParams{Max: page, StuckHorizon: time.Now().Add(24 * time.Hour)} // all that run
-		for {
-			rows, err := exec.JobGetStuck(ctx, &get)
-			if err != nil {
-				return err
-			}
-			var p riverdriver.JobRescueManyParams
-			for _, row := range rows {
-				get.AfterID = row.ID
-				if !lost(row) {
-					continue
-				}
-				note, err := json.Marshal(rivertype.AttemptError{At: time.Now(), Attempt: row.Attempt, Error: crashText})
-				if err != nil {
-					return err
-				}
-				p.ID = append(p.ID, row.ID)
-				p.Error = append(p.Error, note)
-				p.FinalizedAt = append(p.FinalizedAt, nil)
-				p.ScheduledAt = append(p.ScheduledAt, time.Now())
-				p.State = append(p.State, string(rivertype.JobStateAvailable))
-			}
-			if _, err := exec.JobRescueMany(ctx, &p); err != nil {
-				return err
-			}
-			if rescued += len(p.ID); len(rows) < page {
-				return nil
-			}
-		}
+	err = d.tx(ctx, "rescue", func(ctx context.Context, tx Tx) (err error) {
+		rescued, err = rescueIn(ctx, tx, lost)
+		return err
 	})
 	if err == nil && rescued > 0 {
-		d.river.bell.ring()
+		d.base.ring()
 	}
 	return rescued, err
+}
+
+func rescueIn(ctx context.Context, tx Tx, lost func(*rivertype.JobRow) bool) (rescued int, err error) {
+	const page = 1000
+	exec := tx.Jobs()
+	get := riverdriver.JobGetStuckParams{Max: page, StuckHorizon: time.Now().Add(24 * time.Hour)} // all that run
+	for {
+		rows, err := exec.JobGetStuck(ctx, &get)
+		if err != nil {
+			return rescued, err
+		}
+		var p riverdriver.JobRescueManyParams
+		for _, row := range rows {
+			get.AfterID = row.ID
+			if !lost(row) {
+				continue
+			}
+			note, err := json.Marshal(rivertype.AttemptError{At: time.Now(), Attempt: row.Attempt, Error: crashText})
+			if err != nil {
+				return rescued, err
+			}
+			p.ID = append(p.ID, row.ID)
+			p.Error = append(p.Error, note)
+			p.FinalizedAt = append(p.FinalizedAt, nil)
+			p.ScheduledAt = append(p.ScheduledAt, time.Now())
+			p.State = append(p.State, string(rivertype.JobStateAvailable))
+		}
+		if len(p.ID) > 0 {
+			if _, err := exec.JobRescueMany(ctx, &p); err != nil {
+				return rescued, err
+			}
+		}
+		if rescued += len(p.ID); len(rows) < page {
+			return rescued, nil
+		}
+	}
 }
 
 // quiet is a logger for River and its migrations: what they call information is detail to our operators.

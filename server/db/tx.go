@@ -12,7 +12,6 @@ import (
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
-	"github.com/riverqueue/river/riverdriver/riversqlite"
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/workflow"
@@ -34,71 +33,14 @@ type Tx interface {
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
 	// Enqueue makes a job part of the transaction, to be worked once that is committed.
 	Enqueue(j workflow.Job)
+	// Catalogue begins a change of the catalogue: until the transaction's end nobody else makes one, and other nodes hear of
+	// it once it is committed.
+	Catalogue(ctx context.Context) error
 	// Complete ends a running job. The context is one of the job's.
 	Complete(ctx context.Context, j *river.Job[stepArgs]) error
 	// Jobs is River's own access to its rows.
 	Jobs() riverdriver.ExecutorTx
 }
-
-// sqliteTx is Tx on SQLite.
-type sqliteTx struct {
-	querier
-	tx   *sql.Tx
-	d    *DB
-	jobs []river.InsertManyParams // to be inserted before the commit, all in one statement
-}
-
-func (d *DB) begin(ctx context.Context) (*sqliteTx, error) {
-	tx, err := d.write.BeginTx(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	return &sqliteTx{querier: querier{tx}, tx: tx, d: d}, nil
-}
-
-// commit inserts the jobs, commits, and tells the queue.
-func (t *sqliteTx) commit(ctx context.Context) error {
-	if len(t.jobs) > 0 {
-		if _, err := t.d.insert.InsertManyTx(ctx, t.tx, t.jobs); err != nil {
-			return fmt.Errorf("enqueue: %w", err)
-		}
-	}
-	if err := t.tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	if len(t.jobs) > 0 {
-		t.d.river.bell.ring()
-	}
-	return nil
-}
-
-// rollback may follow anything.
-func (t *sqliteTx) rollback() error {
-	if err := t.tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
-		return fmt.Errorf("roll back: %w", err)
-	}
-	return nil
-}
-
-func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	res, err := t.tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-func (t *sqliteTx) Enqueue(j workflow.Job) {
-	args := stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}
-	t.jobs = append(t.jobs, river.InsertManyParams{Args: args})
-}
-
-func (t *sqliteTx) Complete(ctx context.Context, j *river.Job[stepArgs]) error {
-	_, err := river.JobCompleteTx[*riversqlite.Driver](ctx, t.tx, j)
-	return err
-}
-
-func (t *sqliteTx) Jobs() riverdriver.ExecutorTx { return t.d.river.UnwrapExecutor(t.tx) }
 
 // querier is Querier on a pool, a connection or a transaction of database/sql.
 type querier struct {
@@ -127,16 +69,32 @@ func (q querier) QueryRow(ctx context.Context, query string, args ...any) interf
 }
 
 // reader reads what is committed, beside whoever writes.
-func (d *DB) reader() Querier { return querier{d.read} }
+func (d *DB) reader() Querier { return d.base.reader() }
 
-// tx runs fn in a transaction of its own. fn's error aborts it and comes back unchanged. fn must not use d: it holds the
-// only connection that writes.
+// patience is how often a transaction that others or the connection got in the way of is tried, in all.
+const patience = 4
+
+// tx runs fn in a transaction of its own. fn's error aborts it and comes back unchanged. fn must not use d, which may have
+// one connection that writes; and it may run more than once, each time after its work was undone.
 func (d *DB) tx(ctx context.Context, kind string, fn func(context.Context, Tx) error) error {
 	began := time.Now()
 	defer func() { d.metrics.transaction(kind, time.Since(began)) }()
-	t, err := d.begin(ctx)
+	for try := 1; ; try++ {
+		committing, err := d.attempt(ctx, kind, fn)
+		if err == nil || committing || try == patience || !d.base.again(err) || pause(ctx, backOff(try)) != nil {
+			return err
+		}
+	}
+}
+
+// backOff is the wait before another try.
+func backOff(try int) time.Duration { return 20 * time.Millisecond << (2 * (try - 1)) }
+
+// attempt tells with an error whether that came of the commit: then nobody knows whether it was made.
+func (d *DB) attempt(ctx context.Context, kind string, fn func(context.Context, Tx) error) (committing bool, err error) {
+	t, err := d.base.begin(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { // also when fn panics: the connection must come back
 		if err := t.rollback(); err != nil {
@@ -144,9 +102,9 @@ func (d *DB) tx(ctx context.Context, kind string, fn func(context.Context, Tx) e
 		}
 	}()
 	if err := fn(ctx, t); err != nil {
-		return err
+		return false, err
 	}
-	return t.commit(ctx)
+	return true, t.commit(ctx)
 }
 
 // encode writes a document. The nouns marshal always; an error is a programming mistake that must not pass as data.
@@ -173,7 +131,7 @@ func documents[T any](ctx context.Context, q Querier, query string, args ...any)
 	return all, err
 }
 
-// errConflict cannot happen while one connection writes; it is what a second writer would meet.
+// errConflict cannot happen while changes of the catalogue come one by one; it is what another would meet.
 var errConflict = errors.New("changed by somebody else meanwhile")
 
 // row names one row of a table with a document.

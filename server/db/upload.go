@@ -147,7 +147,11 @@ func fileLocation(u session.Upload, v session.Verdict) workflow.FileLocation {
 
 // Unfinished lists the uploads that a node has begun and not ended, oldest first, each with what the storage noted.
 func (d *DB) Unfinished(ctx context.Context, node string) ([]session.Upload, error) {
-	records, err := uploads(ctx, d.reader(), `WHERE node = $1 AND ended = 0 ORDER BY began, id`, node)
+	return unfinished(ctx, d.reader(), node)
+}
+
+func unfinished(ctx context.Context, q Querier, node string) ([]session.Upload, error) {
+	records, err := uploads(ctx, q, `WHERE node = $1 AND ended = 0 ORDER BY began, id`, node)
 	open := make([]session.Upload, len(records))
 	for i, r := range records {
 		open[i] = r.Upload
@@ -193,7 +197,8 @@ func eachUpload(ctx context.Context, q Querier, each func(UploadRecord) error, w
 		if err := scan(&token, &doc, &committed, &verdict); err != nil {
 			return err
 		}
-		if err := json.Unmarshal([]byte(doc), &r.Upload); err != nil {
+		var err error
+		if r.Upload, err = decodeUpload(doc); err != nil {
 			return err
 		}
 		r.Upload.Token = token
@@ -211,6 +216,11 @@ func eachUpload(ctx context.Context, q Querier, each func(UploadRecord) error, w
 		}
 		return each(r)
 	}, `SELECT token, doc, committed, verdict FROM uploads `+where, args...)
+}
+
+func decodeUpload(doc string) (u session.Upload, err error) {
+	err = json.Unmarshal([]byte(doc), &u)
+	return u, err
 }
 
 func requireUpload(ctx context.Context, q Querier, id string) error {

@@ -15,7 +15,7 @@ func (d *DB) CreateWorkflow(ctx context.Context, w workflow.Workflow) error {
 	if err != nil {
 		return err
 	}
-	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+	return d.catalogue(ctx, func(ctx context.Context, tx Tx) error {
 		n, err := tx.Exec(ctx, `INSERT INTO workflows (id, rev, doc) VALUES ($1, 1, $2) ON CONFLICT DO NOTHING`,
 			w.WorkflowId, doc)
 		if err != nil {
@@ -49,7 +49,7 @@ func (d *DB) Workflows(ctx context.Context, p server.Page) ([]workflow.Workflow,
 // UpdateWorkflow changes a workflow in one transaction; no other change gets between. An error of change aborts it and
 // comes back as it is. change must not use the database. Executions that run keep the plan they began with.
 func (d *DB) UpdateWorkflow(ctx context.Context, id workflow.ID, change func(*workflow.Workflow) error) error {
-	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+	return d.catalogue(ctx, func(ctx context.Context, tx Tx) error {
 		r := row{"workflows", "id = $1", []any{id}}
 		_, err := revise(ctx, tx, r, noWorkflow(id), func(w *workflow.Workflow) error {
 			err := change(w)
@@ -62,7 +62,7 @@ func (d *DB) UpdateWorkflow(ctx context.Context, id workflow.ID, change func(*wo
 
 // DeleteWorkflow removes a workflow that no server refers to. Its executions go on and stay readable.
 func (d *DB) DeleteWorkflow(ctx context.Context, id workflow.ID) error {
-	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+	return d.catalogue(ctx, func(ctx context.Context, tx Tx) error {
 		var by string
 		err := tx.QueryRow(ctx, `SELECT server_id FROM attachments WHERE workflow_id = $1 ORDER BY server_id LIMIT 1`, id).
 			Scan(&by)

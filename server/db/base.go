@@ -1,0 +1,59 @@
+package db
+
+import (
+	"context"
+
+	"github.com/riverqueue/river"
+
+	"github.com/transferd/transferd/workflow"
+)
+
+// base is the database below the seam: SQLite (sqlite.go) or PostgreSQL (postgres.go).
+type base interface {
+	// begin starts a transaction that writes.
+	begin(ctx context.Context) (transaction, error)
+	// reader reads what is committed, beside whoever writes.
+	reader() Querier
+	// migrate brings the tables up to date, ours and River's. Several processes may do so at once.
+	migrate(ctx context.Context) error
+	// client makes River's client of this process; begin's transactions insert through another one.
+	client(cfg *river.Config) (riverClient, error)
+	// ring tells the queue of this process that there are jobs for it.
+	ring()
+	// writers is how many shared transactions may be under way at once.
+	writers() int
+	// again says of an error before a commit that the same transaction may succeed now.
+	again(err error) bool
+	// ping tells whether the database answers.
+	ping(ctx context.Context) error
+}
+
+// transaction is a Tx that can end.
+type transaction interface {
+	Tx
+	// keep forgets the jobs behind the first n; queued tells how many there are.
+	keep(n int)
+	queued() int
+	// commit inserts the jobs, commits, and tells the queue.
+	commit(ctx context.Context) error
+	// rollback may follow anything.
+	rollback() error
+}
+
+// riverClient is River at work.
+type riverClient interface {
+	Start(ctx context.Context) error
+	Stopped() <-chan struct{}
+}
+
+// outbox holds the jobs of a transaction, to be inserted before the commit, all in one statement.
+type outbox struct{ jobs []river.InsertManyParams }
+
+// Enqueue is part of Tx.
+func (o *outbox) Enqueue(j workflow.Job) {
+	args := stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}
+	o.jobs = append(o.jobs, river.InsertManyParams{Args: args})
+}
+
+func (o *outbox) keep(n int)  { o.jobs = o.jobs[:n] }
+func (o *outbox) queued() int { return len(o.jobs) }
