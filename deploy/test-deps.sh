@@ -25,6 +25,7 @@ need aws awscli
 need_python boto3 python3-boto3
 need gcc gcc
 need git git
+need pg_ctlcluster postgresql
 # The FTP clients of the matrix, and what the tests of NAT and the benchmark need.
 need php php-cli
 need perl perl
