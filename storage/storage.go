@@ -29,6 +29,8 @@ var (
 	ErrRandomAccess = errors.New("random access write not supported by this store")
 	// ErrTooLarge is returned for a file beyond what the store can hold.
 	ErrTooLarge = errors.New("file too large for this store")
+	// ErrNoSpace is returned when the store is full or the quota of whoever writes is used up.
+	ErrNoSpace = errors.New("no space left in the store")
 	// ErrUnavailable wraps whatever the far side answered when the retry budget is used up.
 	ErrUnavailable = errors.New("storage unavailable")
 )
@@ -44,6 +46,9 @@ type Backend interface {
 	// Open opens a file for reading. ctx bounds the reads too.
 	Open(ctx context.Context, name string) (Reader, error)
 	// Create begins an upload to name. Nothing shows at name before Commit, and an existing file there stays as it is.
+	// A store that is a file system may differ, as file systems do (storagetest.Traits): the file grows at its name
+	// from the first byte on, which drops the bytes of one that stood there, and several uploads to one name write
+	// into one file.
 	// ctx bounds this call and how long a WriteAt may block, nothing else: once it has ended (the session is over) a
 	// blocked WriteAt returns its error, bytes taken before go on their way, and Commit still keeps them.
 	Create(ctx context.Context, name string, opt CreateOptions) (Upload, error)
@@ -83,9 +88,11 @@ type Upload interface {
 	WriteAt(p []byte, off int64) (int, error)
 	// Commit makes the longest contiguous prefix of what was written durable and visible at the name, replacing what
 	// stood there. Object.Size tells its length. After an error nothing new shows at the name and nothing half-made is
-	// left once the far side answers again.
+	// left once the far side answers again. A store that is a file system keeps what lies beyond a hole too: the hole
+	// reads as zeros.
 	Commit(ctx context.Context) (Object, error)
-	// Abort drops the upload and everything of it at the far side.
+	// Abort drops the upload and everything of it at the far side. Where the file grows at its name, one that was there
+	// before goes too if a byte was written, and stays as it was left by an upload that modifies it.
 	Abort(ctx context.Context) error
 }
 
@@ -108,7 +115,8 @@ type Resumer interface {
 	// Resume completes what arrived of the upload (name, id and the noted token, "" if none was noted) as the longest
 	// contiguous prefix, possibly empty, removes everything else of it at the far side, and returns the file. It may be
 	// called again after any crash: an upload that was completed already is found by its id and returned. begun is when
-	// the upload began, so that a store can look for unnoted leftovers.
+	// the upload began, so that a store can look for unnoted leftovers. A store whose files do not say which upload they
+	// are takes what stands at the name, and answers fs.ErrNotExist if nothing does.
 	Resume(ctx context.Context, name string, dead DeadUpload) (Object, error)
 }
 

@@ -110,6 +110,9 @@ func copyFile(t *testing.T, b storage.Backend) {
 	c := copier(t, b)
 	content := Bytes(40, 6<<20)
 	src := Write(t, b, "src", content)
+	if err := b.Mkdir(t.Context(), "to"); err != nil {
+		t.Fatal(err)
+	}
 	obj, err := c.Copy(t.Context(), "src", "", b, "to/dst", false)
 	if err != nil || obj.Size != src.Size {
 		t.Fatalf("copy: %+v, %v", obj, err)

@@ -275,7 +275,7 @@ func concurrentUploads(t *testing.T, b storage.Backend) {
 		wg.Go(func() {
 			content := Bytes(uint64(100+i), i*i*40_000)
 			name := fmt.Sprintf("dir%d/file%d", i%3, i)
-			u, err := b.Create(t.Context(), name, storage.CreateOptions{ID: name})
+			u, err := begin(t, b, name, storage.CreateOptions{ID: name})
 			if err != nil {
 				t.Errorf("create %s: %v", name, err)
 				return

@@ -51,7 +51,7 @@ func readDirMany(t *testing.T, b storage.Backend) {
 		wg.Go(func() {
 			for i := worker; i < many; i += 8 {
 				want[i] = fmt.Sprintf("file-%05d", i)
-				u, err := b.Create(t.Context(), "many/"+want[i], storage.CreateOptions{})
+				u, err := begin(t, b, "many/"+want[i], storage.CreateOptions{})
 				if err != nil {
 					t.Error(err)
 					return

@@ -10,19 +10,53 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"path"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/transferd/transferd/storage"
 )
 
+// Traits are where a store that is a file system may differ from one that is not, as package storage says.
+type Traits struct {
+	// InPlace: an upload shows at its name while it grows, and several to one name write into one file.
+	InPlace bool
+	// Sparse: bytes beyond a hole are kept.
+	Sparse bool
+	// Unmarked: a file does not say which upload it is.
+	Unmarked bool
+}
+
 // Run runs the suite. open returns an empty backend that lives as long as the test it is given.
 func Run(t *testing.T, open func(t *testing.T) storage.Backend) {
 	t.Helper()
-	tests := []struct {
-		name string
-		run  func(t *testing.T, b storage.Backend)
-	}{
+	RunWith(t, Traits{}, open)
+}
+
+// RunWith runs the suite for a store with traits.
+func RunWith(t *testing.T, traits Traits, open func(t *testing.T) storage.Backend) {
+	t.Helper()
+	instead := traits.tests()
+	for _, tt := range tests() {
+		run := tt.run
+		if other, differs := instead[tt.name]; differs {
+			run = other
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			run(t, open(t))
+		})
+	}
+}
+
+type test struct {
+	name string
+	run  func(t *testing.T, b storage.Backend)
+}
+
+func tests() []test {
+	return []test{
 		{"StatMissing", statMissing},
 		{"StatRoot", statRoot},
 		{"StatFileAndDirectory", statFileAndDirectory},
@@ -59,12 +93,18 @@ func Run(t *testing.T, open func(t *testing.T) storage.Backend) {
 		{"Copy", copyFile},
 		{"CopyConditions", copyConditions},
 		{"Tag", tag},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			tt.run(t, open(t))
-		})
+		{"Modify", modify},
+		{"ModifyNothing", modifyNothing},
+		{"ModifyBeyondTheEnd", modifyBeyondTheEnd},
+		{"ModifyCuts", modifyCuts},
+		{"Replace", replace},
+		{"RenameDirectory", renameDirectory},
+		{"Modify", modify},
+		{"ModifyAnywhere", modifyAnywhere},
+		{"ModifyAborted", modifyAborted},
+		{"Replace", replace},
+		{"SetAttrs", setAttrs},
+		{"Links", links},
 	}
 }
 
@@ -88,11 +128,35 @@ func Write(t testing.TB, b storage.Backend, name string, content []byte) storage
 
 func create(t testing.TB, b storage.Backend, name string, opt storage.CreateOptions) storage.Upload {
 	t.Helper()
-	u, err := b.Create(t.Context(), name, opt)
+	u, err := begin(t, b, name, opt)
 	if err != nil {
 		t.Fatalf("create %q: %v", name, err)
 	}
 	return u
+}
+
+// begin is Create, also in a store whose files lie in directories that somebody must make.
+func begin(t testing.TB, b storage.Backend, name string, opt storage.CreateOptions) (storage.Upload, error) {
+	u, err := b.Create(t.Context(), name, opt)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(name, "/") {
+		return u, err
+	}
+	if err := mkdirs(t, b, path.Dir(name)); err != nil {
+		return nil, err
+	}
+	return b.Create(t.Context(), name, opt)
+}
+
+func mkdirs(t testing.TB, b storage.Backend, dir string) error {
+	for i, r := range dir + "/" {
+		if r != '/' {
+			continue
+		}
+		if err := b.Mkdir(t.Context(), dir[:i]); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func fill(t testing.TB, u storage.Upload, content []byte, off int64) {

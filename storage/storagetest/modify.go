@@ -1,0 +1,162 @@
+package storagetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/transferd/transferd/storage"
+)
+
+func modifier(t *testing.T, b storage.Backend) (anywhere bool) {
+	t.Helper()
+	m, ok := b.(storage.Modifier)
+	if !ok {
+		_, err := b.Create(t.Context(), "f", storage.CreateOptions{Modify: true})
+		wantErr(t, "modify", err, errors.ErrUnsupported)
+		t.Skip("not a Modifier")
+	}
+	return m.CanModify()
+}
+
+// overlay is what old becomes when content is written over it at off.
+func overlay(old []byte, off int, content []byte) []byte {
+	all := append(bytes.Clone(old[:off]), content...)
+	return append(all, old[min(len(old), len(all)):]...)
+}
+
+func modify(t *testing.T, b storage.Backend) {
+	modifier(t, b)
+	for i, tt := range []struct{ old, off, n int }{
+		{0, 0, 10}, {10, 10, 10}, {100_000, 99_999, 200_000}, {100_000, 0, 1}, {100_000, 70_000, 1000},
+		{6 << 20, 6 << 20, 1}, {6 << 20, 100, 1 << 20}, {12 << 20, 12 << 20, 9 << 20}, {12 << 20, 7 << 20, 1 << 20},
+	} {
+		name := fmt.Sprint("f", i)
+		old, content := Bytes(uint64(80+i), tt.old), Bytes(uint64(90+i), tt.n)
+		Write(t, b, name, old)
+		u := create(t, b, name, storage.CreateOptions{ID: name, Modify: true})
+		fill(t, u, content, int64(tt.off))
+		want := overlay(old, tt.off, content)
+		commit(t, u, int64(len(want)))
+		wantContent(t, b, name, want)
+	}
+}
+
+// modifyNothing: without a file it is an ordinary upload, without a write nothing changes.
+func modifyNothing(t *testing.T, b storage.Backend) {
+	modifier(t, b)
+	u := create(t, b, "new", storage.CreateOptions{ID: "new", Modify: true})
+	fill(t, u, []byte("content"), 0)
+	commit(t, u, 7)
+	wantContent(t, b, "new", []byte("content"))
+	u = create(t, b, "new", storage.CreateOptions{ID: "none", Modify: true})
+	commit(t, u, 7)
+	wantContent(t, b, "new", []byte("content"))
+	u = create(t, b, "new", storage.CreateOptions{ID: "dropped", Modify: true})
+	if err := u.Abort(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantContent(t, b, "new", []byte("content"))
+}
+
+// modifyBeyondTheEnd: bytes that nobody wrote are no file's.
+func modifyBeyondTheEnd(t *testing.T, b storage.Backend) {
+	if modifier(t, b) {
+		t.Skip("writes may lie anywhere")
+	}
+	Write(t, b, "f", []byte("old"))
+	u := create(t, b, "f", storage.CreateOptions{ID: "beyond", Modify: true})
+	_, err := u.WriteAt([]byte("x"), 4)
+	wantErr(t, "first write beyond the end", err, storage.ErrRandomAccess)
+	if err := u.Abort(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantContent(t, b, "f", []byte("old"))
+}
+
+// modifyCuts is an upload that is interrupted again and again and goes on where the file ends.
+func modifyCuts(t *testing.T, b storage.Backend) {
+	modifier(t, b)
+	content := Bytes(100, 24<<20)
+	rnd := rand.New(rand.NewPCG(11, 12))
+	for i, have := 0, 0; have < len(content); i++ {
+		u := create(t, b, "f", storage.CreateOptions{ID: fmt.Sprint("try-", i), Modify: true})
+		to := min(len(content), have+rnd.IntN(len(content)/6)+1)
+		fill(t, u, content[have:to], int64(have))
+		commit(t, u, int64(to))
+		have = to
+	}
+	wantContent(t, b, "f", content)
+}
+
+func replace(t *testing.T, b storage.Backend) {
+	r, ok := b.(storage.Replacer)
+	if !ok {
+		t.Skip("not a Replacer")
+	}
+	ctx := t.Context()
+	wantErr(t, "replace by a missing file", r.Replace(ctx, "nothing", "x"), fs.ErrNotExist)
+	Write(t, b, "a", []byte("new"))
+	Write(t, b, "dir/b", []byte("an older one"))
+	if err := r.Replace(ctx, "a", "dir/b"); err != nil {
+		t.Fatal(err)
+	}
+	wantMissing(t, b, "a")
+	wantContent(t, b, "dir/b", []byte("new"))
+	if err := r.Replace(ctx, "dir/b", "dir/b"); err != nil {
+		t.Fatalf("replace by itself: %v", err)
+	}
+	if err := r.Replace(ctx, "dir/b", "c"); err != nil {
+		t.Fatalf("replace nothing: %v", err)
+	}
+	wantContent(t, b, "c", []byte("new"))
+	Write(t, b, "dir2/d", nil)
+	if err := r.Replace(ctx, "c", "dir2"); err == nil {
+		t.Error("a directory was replaced by a file")
+	}
+	wantContent(t, b, "c", []byte("new"))
+}
+
+func renameDirectory(t *testing.T, b storage.Backend) {
+	ctx := t.Context()
+	want := map[string][]byte{"f": []byte("f"), "sub/g": Bytes(101, 100_000), "sub/deeper/h": nil, "ünïcödé +&%": []byte("u")}
+	for name, content := range want {
+		Write(t, b, "old/"+name, content)
+	}
+	Write(t, b, "older", []byte("a neighbour"))
+	if err := b.Mkdir(ctx, "old/empty"); err != nil {
+		t.Fatal(err)
+	}
+	err := b.Rename(ctx, "old", "new/place")
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("directories are not renamed")
+	}
+	if err != nil {
+		// A file system wants the parent to be there.
+		if err := b.Mkdir(ctx, "new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Rename(ctx, "old", "new/place"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantMissing(t, b, "old")
+	wantContent(t, b, "older", []byte("a neighbour"))
+	wantList(t, b, "new/place", "f", "sub/", "empty/", "ünïcödé +&%")
+	wantList(t, b, "new/place/empty")
+	for name, content := range want {
+		wantContent(t, b, "new/place/"+name, content)
+	}
+	if err := b.Rename(ctx, "new/place", "new/place/below"); err == nil {
+		t.Error("a directory was moved below itself")
+	}
+	if err := b.Mkdir(ctx, "taken"); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "rename onto a directory", b.Rename(ctx, "new/place", "taken"), fs.ErrExist)
+	wantErr(t, "rename onto a file", b.Rename(ctx, "new/place", "older"), fs.ErrExist)
+	wantContent(t, b, "new/place/f", []byte("f"))
+}
