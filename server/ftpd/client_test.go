@@ -29,23 +29,37 @@ var versions = map[string]uint16{"plain": 0, "tls12": tls.VersionTLS12, "tls13":
 // connect makes a control connection that has read the greeting.
 func (r *rig) connect(t testing.TB) *peer {
 	t.Helper()
+	p := r.dial(t, "")
+	p.expect("220")
+	return p
+}
+
+// dial makes a control connection that begins with a header, and waits for nothing.
+func (r *rig) dial(t testing.TB, header string) *peer {
+	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", r.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, tcp: conn.(*net.TCPConn), conn: conn, in: bufio.NewReader(conn)}
-	p.expect("220")
-	return p
+	if _, err := io.WriteString(conn, header); err != nil {
+		t.Fatal(err)
+	}
+	return &peer{t: t, tcp: conn.(*net.TCPConn), conn: conn, in: bufio.NewReader(conn)}
 }
 
 // login makes a session.
 func (r *rig) login(t testing.TB, version uint16) *peer {
 	t.Helper()
-	p := r.connect(t)
+	return r.connect(t).login(version)
+}
+
+// login makes a session of a control connection.
+func (p *peer) login(version uint16) *peer {
+	p.t.Helper()
 	if version != 0 {
 		p.secure(version)
 	}
@@ -134,12 +148,22 @@ type dataConn struct {
 
 func (p *peer) dial() *dataConn {
 	p.t.Helper()
-	conn, err := (&net.Dialer{}).DialContext(p.t.Context(), "tcp", p.passive)
+	return p.dialFrom("")
+}
+
+// dialFrom makes a data connection from an address of the loopback network.
+func (p *peer) dialFrom(from string) *dataConn {
+	p.t.Helper()
+	d := &net.Dialer{}
+	if from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	conn, err := d.DialContext(p.t.Context(), "tcp", p.passive)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 		p.t.Fatal(err)
 	}
 	return &dataConn{conn, conn.(*net.TCPConn)}

@@ -64,8 +64,19 @@ type Config struct {
 	// AUTO. The first network that has the client counts.
 	PassiveAddresses []PassiveAddress
 
-	MaxSessions  int // connections of one server: 10,000, AWS's quota
-	MaxAuthTries int // wrong passwords in one connection: 5
+	MaxSessions int // connections of one server: 10,000, AWS's quota
+	// MaxPerAddress is how many of them may come from one address: no limit. AWS has one of 300 for FTPS, which hurts
+	// whoever sits behind a NAT.
+	MaxPerAddress int
+	MaxAuthTries  int // wrong passwords in one connection: 5
+
+	// Banned says until when nobody gets in from an address: such connections end before the greeting. Nil: none is
+	// banned.
+	Banned func(sourceIP string) (until time.Time, banned bool)
+
+	// ProxyData says that proxies whose header tells the client of a control connection send one on its data connections
+	// too. See connection.theirs.
+	ProxyData bool
 
 	// ImplicitTLS begins each connection with TLS, as port 990 does. AWS has no such thing.
 	ImplicitTLS bool

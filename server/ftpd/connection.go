@@ -29,8 +29,9 @@ type connection struct {
 	cancel   context.CancelFunc
 	began    time.Time
 	sourceIP string
-	local    netip.Addr // the address that the client reached
-	remote   netip.Addr
+	local    netip.Addr    // the address that the client reached
+	remote   netip.Addr    // the client's
+	proxy    netip.Addr    // what it came through, if a proxy told the two above
 	left     chan struct{} // closed when the library has done with it
 	over     chan struct{} // closed by cut, or when all is done
 
@@ -82,7 +83,7 @@ func newConnection(s *Server, raw net.Conn, settings Settings) *connection {
 	protocols := settings.Server.Protocols
 	c.rules = rules{ftp: slices.Contains(protocols, "FTP"), ftps: slices.Contains(protocols, "FTPS")}
 	c.local, c.remote = addressOf(raw.LocalAddr().String()), addressOf(raw.RemoteAddr().String())
-	c.sourceIP = c.remote.String()
+	c.sourceIP, c.proxy = c.remote.String(), proxyOf(raw, c.remote)
 	c.control = newControl(c, newWire(raw))
 	c.keys = newKeys(c)
 	c.state.used = time.Now()

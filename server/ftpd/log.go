@@ -37,6 +37,9 @@ func (c *connection) connected(ctx context.Context, grant identity.Grant) {
 		slog.String("client", c.client.name()),
 		slog.String("protocol", c.protocol()),
 	}
+	if c.proxy.IsValid() {
+		attrs = append(attrs, slog.String("proxy-protocol-v2-header", "applied"))
+	}
 	if c.secure.Load() {
 		attrs = append(attrs, slog.String("tls-version", c.tlsVersion), slog.String("ciphers", c.cipher))
 	}

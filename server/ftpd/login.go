@@ -161,6 +161,13 @@ func (c *connection) denied(err error) (string, bool) {
 	case <-c.control.ended:
 	}
 	c.tries++
+	if c.Banned != nil {
+		if until, banned := c.Banned(c.sourceIP); banned {
+			c.answer(421, bannedText(until))
+			c.cut(session.Disconnect)
+			return "", false
+		}
+	}
 	if c.tries >= c.MaxAuthTries {
 		c.answer(421, "Too many wrong passwords.")
 		c.cut(session.Disconnect)

@@ -9,7 +9,7 @@ import (
 // metrics count what happens before and around sessions; uploads are counted by the session room.
 type metrics struct {
 	connections prometheus.Gauge
-	refused     prometheus.Counter
+	refused     *prometheus.CounterVec
 	handshakes  *prometheus.CounterVec
 	auth        *prometheus.CounterVec
 	timeouts    *prometheus.CounterVec
@@ -25,16 +25,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		connections: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "transferd_ftp_connections", Help: "Control connections.",
 		})),
-		refused: register(r, prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "transferd_ftp_refused_total", Help: "Control connections beyond the limit.",
-		})),
+		refused: counters("transferd_ftp_refused_total",
+			"Control connections that ended before the greeting, by reason: limit, address-limit, banned.", "reason"),
 		handshakes: counters("transferd_ftp_handshakes_total",
 			"TLS handshakes by connection (control, data) and result (ok, failed).", "connection", "result"),
 		auth: counters("transferd_ftp_auth_total", "Logins by result: accepted, refused, error.", "result"),
 		timeouts: counters("transferd_ftp_timeouts_total",
 			"Connections (control, data) that were cut because nothing moved on them.", "connection"),
 		passive: counters("transferd_ftp_passive_failures_total",
-			"PASV and EPSV that failed: exhausted (no free port), address (none known); stranger: a data connection from elsewhere.", "reason"),
+			"PASV and EPSV that failed: exhausted (no free port), address (none known); stranger: a data connection from elsewhere; proxy: from the proxy, with a bad header.", "reason"),
 		resumed: counters("transferd_ftp_tls_data_total",
 			"TLS data connections by client software, TLS version and whether they resumed a session of their control connection.",
 			"client", "version", "resumed"),

@@ -100,20 +100,21 @@ func (c *connection) listen(ln net.Listener) net.Listener {
 	return l
 }
 
-// Accept takes the first connection from the client's own address. Others are sent away; they end no transfer.
+// Accept takes the first connection that is the client's. Others are sent away; they end no transfer.
 func (l *passiveListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		if addressOf(conn.RemoteAddr().String()) == l.c.remote {
+		reason := l.c.theirs(conn)
+		if reason == "" {
 			l.Close()
 			return l.c.connect(conn)
 		}
-		l.c.metrics.passive.WithLabelValues("stranger").Inc()
+		l.c.metrics.passive.WithLabelValues(reason).Inc()
 		l.c.Log.LogAttrs(l.c.ctx, slog.LevelWarn, "data connection from elsewhere", slog.String("source-ip", l.c.sourceIP),
-			slog.String("stranger", conn.RemoteAddr().String()))
+			slog.String("stranger", conn.RemoteAddr().String()), slog.String("reason", reason))
 		conn.Close()
 	}
 }

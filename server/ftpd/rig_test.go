@@ -65,7 +65,9 @@ type rig struct {
 	mu       sync.Mutex // guards settings
 	settings ftpd.Settings
 
-	integrity bool // the manager's mode
+	integrity bool                            // the manager's mode
+	source    string                          // where logins must come from
+	wrap      func(net.Listener) net.Listener // what stands before the listener
 
 	cancel context.CancelFunc
 	served chan struct{}
@@ -86,7 +88,7 @@ func mode(resumption string) option {
 
 func newRig(t testing.TB, options ...option) *rig {
 	t.Helper()
-	r := &rig{t: t, store: newStore(), journal: newJournal(), log: &logs{}, registry: prometheus.NewRegistry(), served: make(chan struct{})}
+	r := &rig{t: t, store: newStore(), journal: newJournal(), log: &logs{}, registry: prometheus.NewRegistry(), served: make(chan struct{}), source: "127.0.0.1"}
 	r.settings = ftpd.Settings{Server: server.Server{
 		Arn: "arn:aws:transfer:us-east-1:123456789012:server/s-1", ServerId: "s-1", Domain: "S3",
 		SecurityPolicyName: server.DefaultSecurityPolicy, Protocols: []string{"FTP", "FTPS"}, Certificate: "arn:cert",
@@ -105,6 +107,9 @@ func newRig(t testing.TB, options ...option) *rig {
 		t.Fatal(err)
 	}
 	r.addr = ln.Addr().String()
+	if r.wrap != nil {
+		ln = r.wrap(ln)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go func() {
@@ -122,7 +127,7 @@ func (r *rig) stop() {
 	r.cancel()
 	select {
 	case <-r.served:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		r.t.Error("Serve does not return")
 	}
 }
@@ -135,7 +140,7 @@ func (r *rig) current() ftpd.Settings {
 
 // Authenticate makes the rig its own identity provider.
 func (r *rig) Authenticate(_ context.Context, a identity.Attempt) (identity.Grant, error) {
-	if a.UserName != user || a.Password != password || a.Server != "s-1" || a.SourceIP != "127.0.0.1" {
+	if a.UserName != user || a.Password != password || a.Server != "s-1" || a.SourceIP != r.source {
 		return identity.Grant{}, identity.ErrDenied
 	}
 	return identity.Grant{UserName: user, Role: "arn:aws:iam::123456789012:role/r", HomeDirectory: "/bucket/home"}, nil
@@ -207,7 +212,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(60 * time.Second)
 	for !ok() {
 		select {
 		case <-tick.C:

@@ -196,12 +196,13 @@ type ending struct {
 type journal struct {
 	mu           sync.Mutex
 	begun, names map[string]bool
+	sources      map[string]string // of names
 	ended        []ending
 	news         chan struct{} // closed and replaced at each verdict
 }
 
 func newJournal() *journal {
-	return &journal{begun: map[string]bool{}, names: map[string]bool{}, news: make(chan struct{})}
+	return &journal{begun: map[string]bool{}, names: map[string]bool{}, sources: map[string]string{}, news: make(chan struct{})}
 }
 
 func (j *journal) Begin(_ context.Context, u session.Upload) error {
@@ -209,6 +210,7 @@ func (j *journal) Begin(_ context.Context, u session.Upload) error {
 	defer j.mu.Unlock()
 	j.begun[u.ID] = true
 	j.names[u.Location.Name] = true
+	j.sources[u.Location.Name] = u.SourceIP
 	return nil
 }
 
@@ -244,7 +246,7 @@ func (j *journal) verdicts(name string) []session.Verdict {
 // verdict waits for the verdict of a name and checks it; there must be one only.
 func (j *journal) verdict(t testing.TB, name string, outcome session.Outcome, evidence session.Evidence) session.Verdict {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(60 * time.Second)
 	for {
 		j.mu.Lock()
 		news := j.news
@@ -278,6 +280,13 @@ func (j *journal) hasBegun() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return len(j.begun) > 0
+}
+
+// source is where the last upload of a name came from.
+func (j *journal) source(name string) string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.sources[name]
 }
 
 func (j *journal) hasBegunWith(name string) bool {
