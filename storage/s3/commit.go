@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"slices"
 	"strings"
@@ -40,13 +41,28 @@ func (u *upload) finish(ctx context.Context) (obj storage.Object, asked bool, er
 	if err := u.failed(); err != nil {
 		return obj, false, err
 	}
+	if u.old != nil {
+		if !u.old.wrote {
+			obj, err = u.unchanged(ctx)
+			return obj, false, err
+		}
+		if err := u.complement(ctx); err != nil {
+			return obj, false, err
+		}
+	}
 	size := u.got.end
-	if u.id == "" && size <= int64(len(u.cur)) {
-		obj, err = u.store.putObject(ctx, u.at, u.opt.Metadata, u.cur[:size])
+	if u.id == "" && u.base == 0 && size <= int64(len(u.cur)) && !u.lacks(maxObject) {
+		obj, err = u.store.putFile(ctx, u.at, u.old.metadata(u.at.id, u.opt.Metadata), u.cur[:size], u.putOptions)
 		return obj, true, err
 	}
 	if err := u.sendRest(ctx, size); err != nil {
 		return obj, false, err
+	}
+	if u.lacks(maxObject) {
+		if err := u.copyOld(span{size, u.old.size}, u.part); err != nil {
+			return obj, false, err
+		}
+		size = u.old.size
 	}
 	u.wg.Wait()
 	if err := u.failed(); err != nil {
@@ -55,6 +71,22 @@ func (u *upload) finish(ctx context.Context) (obj storage.Object, asked bool, er
 	obj, err = u.store.completeMultipart(ctx, u.at, u.id, u.sent)
 	obj.Size = size
 	return obj, true, err
+}
+
+// unchanged is the end of an upload that was to change a file and wrote nothing.
+func (u *upload) unchanged(ctx context.Context) (storage.Object, error) {
+	head, err := u.store.head(ctx, u.at.bucket, u.at.key)
+	if err != nil {
+		return storage.Object{}, err
+	}
+	return headObject(head), nil
+}
+
+// putOptions adds to a small file what a changed one had.
+func (u *upload) putOptions(in *s3.PutObjectInput) {
+	if u.old != nil {
+		in.ContentType, in.ContentEncoding = u.old.head.ContentType, u.old.head.ContentEncoding
+	}
 }
 
 // sendRest sends the prefix's bytes that are in the buffers. They are at most two parts.
@@ -94,7 +126,9 @@ func (u *upload) drop(ctx context.Context, cause error, asked bool) error {
 	if u.id == "" && !asked {
 		return nil
 	}
-	return u.store.sweeper.clean(ctx, remains{at: u.at, upload: u.id, object: asked && u.at.id != ""})
+	// A changed file that was made after all stays: without it the old one's bytes would be gone too.
+	made := asked && u.at.id != "" && u.old == nil
+	return u.store.sweeper.clean(ctx, remains{at: u.at, upload: u.id, object: made})
 }
 
 // unknown reports whether a request that ended like this may have been carried out.
@@ -116,13 +150,20 @@ func (u *upload) release() {
 
 // putObject makes a file of body in one request.
 func (s *Store) putObject(ctx context.Context, at object, more map[string]string, body []byte) (storage.Object, error) {
-	sum := checksum(body)
+	return s.putFile(ctx, at, metadata(at.id, more), body, func(*s3.PutObjectInput) {})
+}
+
+// putFile is putObject with all of the metadata, and whatever more adds to each attempt's request.
+func (s *Store) putFile(ctx context.Context, at object, meta map[string]string, body []byte, more func(*s3.PutObjectInput)) (storage.Object, error) {
+	sum := checksum(body, crc32.IEEETable)
 	out, err := request(ctx, s, call{op: "PutObject", name: at.key, bytes: int64(len(body))},
 		func(ctx context.Context) (*s3.PutObjectOutput, error) {
-			return s.client.PutObject(ctx, &s3.PutObjectInput{
-				Bucket: &at.bucket, Key: &at.key, Metadata: metadata(at.id, more),
+			in := &s3.PutObjectInput{
+				Bucket: &at.bucket, Key: &at.key, Metadata: meta,
 				Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))), ChecksumCRC32: &sum,
-			}, s.bodyOptions)
+			}
+			more(in)
+			return s.client.PutObject(ctx, in, s.bodyOptions)
 		})
 	if err != nil {
 		return storage.Object{}, err

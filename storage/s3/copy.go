@@ -17,8 +17,30 @@ import (
 	"github.com/transferd/transferd/storage"
 )
 
-// copyRange is the least that one request of a multipart copy takes.
+// copyRange is what one request of a multipart copy takes while that does for the file.
 const copyRange = 512 * mib
+
+// copyStep is copyRange, or less where a test wants many.
+func (s *Store) copyStep() int64 { return min(copyRange, s.copyLimit) }
+
+// copyPlan cuts a range of a file into those that one request each copies. Each may be followed by another part: it has
+// at least minPart if the whole range has. 5 TiB make 1280 of them, none above 5 GiB.
+func copyPlan(r span, step int64) []span {
+	for (r.to-r.from+step-1)/step > maxParts/10 && step < maxPart {
+		step *= 2
+	}
+	step = min(step, maxPart)
+	var plan []span
+	for from := r.from; from < r.to; {
+		to := from + step
+		if r.to-to < minPart { // too small for one of its own
+			to = r.to
+		}
+		plan = append(plan, span{from, to})
+		from = to
+	}
+	return plan
+}
 
 // copyJob is one copy inside a store.
 type copyJob struct {
@@ -128,7 +150,8 @@ func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error
 		return storage.Object{}, err
 	}
 	defer s.forget(upload)
-	parts, err := s.copyRanges(ctx, j, upload)
+	plan := copyPlan(span{0, aws.ToInt64(j.head.ContentLength)}, s.copyStep())
+	parts, err := s.copyRanges(ctx, j, upload, plan, 1)
 	if err == nil {
 		var obj storage.Object
 		if obj, err = s.completeMultipart(ctx, j.to, upload, parts); err == nil {
@@ -140,20 +163,14 @@ func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error
 		s.sweeper.clean(ctx, remains{at: j.to, upload: upload}))
 }
 
-// copyRanges copies all ranges, several at a time.
-func (s *Store) copyRanges(ctx context.Context, j copyJob, upload string) ([]types.CompletedPart, error) {
+// copyRanges copies ranges, several at a time, as the parts from first on.
+func (s *Store) copyRanges(ctx context.Context, j copyJob, upload string, plan []span, first int32) ([]types.CompletedPart, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	size := aws.ToInt64(j.head.ContentLength)
-	step := min(copyRange, s.copyLimit)
-	for (size+step-1)/step > maxParts {
-		step *= 2
-	}
-	n := int((size + step - 1) / step)
-	parts := make([]types.CompletedPart, n)
+	parts := make([]types.CompletedPart, len(plan))
 	slots := make(chan struct{}, s.cfg.Parallel)
 	var wg sync.WaitGroup
-	for i := range n {
+	for i, r := range plan {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -163,8 +180,7 @@ func (s *Store) copyRanges(ctx context.Context, j copyJob, upload string) ([]typ
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			from := int64(i) * step
-			part, err := s.copyPart(ctx, j, upload, int32(i+1), span{from, min(from+step, size)})
+			part, err := s.copyPart(ctx, j, upload, first+int32(i), r)
 			if err != nil {
 				cancel(err)
 				return
@@ -191,5 +207,12 @@ func (s *Store) copyPart(ctx context.Context, j copyJob, upload string, n int32,
 	if err != nil {
 		return types.CompletedPart{}, err
 	}
-	return types.CompletedPart{PartNumber: &n, ETag: out.CopyPartResult.ETag}, nil
+	part := types.CompletedPart{PartNumber: &n, ETag: out.CopyPartResult.ETag}
+	if aws.ToString(out.CopyPartResult.ChecksumCRC32) != "" { // of an upload whose parts have one
+		part.ChecksumCRC32 = out.CopyPartResult.ChecksumCRC32
+	}
+	if aws.ToString(out.CopyPartResult.ChecksumCRC32C) != "" {
+		part.ChecksumCRC32C = out.CopyPartResult.ChecksumCRC32C
+	}
+	return part, nil
 }

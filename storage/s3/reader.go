@@ -167,6 +167,19 @@ func (r *reader) direct(p []byte, off int64) (int, error) {
 	return n, nil // what is missing is asked for again
 }
 
+// readRange reads what p holds from off on, of the version that head describes.
+func (s *Store) readRange(ctx context.Context, at object, head *s3.HeadObjectOutput, p []byte, off int64) error {
+	r := &reader{store: s, at: at, etag: head.ETag, size: aws.ToInt64(head.ContentLength), ctx: ctx}
+	for n := 0; n < len(p); {
+		c, err := r.direct(p[n:], off+int64(n))
+		if err != nil {
+			return err
+		}
+		n += c
+	}
+	return nil
+}
+
 // get asks for [from, to) of the pinned version. The first byte is waited for here, so that an answer that is cut
 // before it counts as a failed attempt and is retried.
 func (r *reader) get(from, to int64) (*stream, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -30,6 +29,9 @@ const skew = 2 * time.Minute
 // upload and noting it. In the latter case it is found by name, time and having no parts (Note returns before the first
 // part is sent) and removed; the file becomes empty.
 //
+// An upload that changes a file (storage.CreateOptions.Modify) and was noted leaves the old file as it was where these
+// would make it shorter.
+//
 // Empty, and not what stood there before: a partial upload's file shows the longest contiguous prefix that survived,
 // which here is nothing, and the workflow for it must not run on bytes of an older file.
 func (b *Backend) Resume(ctx context.Context, name string, dead storage.DeadUpload) (storage.Object, error) {
@@ -46,45 +48,34 @@ func (b *Backend) Resume(ctx context.Context, name string, dead storage.DeadUplo
 	if done {
 		return obj, nil
 	}
-	if dead.Token != "" {
-		obj, done, err = b.resumeMultipart(ctx, at, dead.Token)
-		if err != nil || done {
-			return obj, err
+	if m, ok := parseModified(dead.Token); ok {
+		obj, done, err = b.resumeModified(ctx, at, m)
+		if err == nil && !done {
+			obj, done, err = b.stands(ctx, name)
 		}
+	} else if dead.Token != "" {
+		obj, done, err = b.resumeMultipart(ctx, at, dead.Token)
+	}
+	if err != nil || done {
+		return obj, err
 	}
 	return b.store.putObject(ctx, at, dead.Metadata, nil)
 }
 
 // resumeMultipart completes what arrived. It reports false if nothing did.
 func (b *Backend) resumeMultipart(ctx context.Context, at object, upload string) (storage.Object, bool, error) {
-	parts, err := b.store.parts(ctx, at, upload)
+	whole, size, err := b.store.wholeParts(ctx, at, upload)
 	if errors.Is(err, fs.ErrNotExist) {
 		return storage.Object{}, false, nil
 	}
 	if err != nil {
 		return storage.Object{}, false, err
 	}
-	slices.SortFunc(parts, func(a, b types.Part) int { return int(*a.PartNumber - *b.PartNumber) })
-	var whole []types.CompletedPart
-	var size int64
-	for i, p := range parts {
-		if aws.ToInt32(p.PartNumber) != int32(i+1) {
-			break
-		}
-		// A part below S3's minimum can only be a last one, whose upload was about to be completed; anything behind it
-		// does not exist.
-		part := types.CompletedPart{PartNumber: p.PartNumber, ETag: p.ETag}
-		if aws.ToString(p.ChecksumCRC32) != "" { // a store without checksums refuses an empty one
-			part.ChecksumCRC32 = p.ChecksumCRC32
-		}
-		whole = append(whole, part)
-		size += aws.ToInt64(p.Size)
-	}
 	if len(whole) == 0 {
 		return storage.Object{}, false, b.store.abortMultipart(ctx, at, upload)
 	}
 	obj, err := b.store.completeMultipart(ctx, at, upload, whole)
-	obj.Size = size
+	obj.Size = size.total
 	return obj, err == nil, err
 }
 

@@ -40,9 +40,10 @@ type upload struct {
 
 	// The goroutine that calls WriteAt, then Commit or Abort, owns these.
 	cur, next []byte
-	base      int64  // where cur begins in the file
-	got       prefix // of the file
-	part      int32  // the number that cur will have
+	base      int64     // where cur begins in the file
+	got       prefix    // of the file
+	part      int32     // the number that cur will have
+	old       *original // what the upload changes; nil if it makes a new file
 
 	id    string        // UploadId, "" before the first part
 	slots chan struct{} // one for each part on its way
@@ -69,6 +70,13 @@ func (b *Backend) Create(ctx context.Context, name string, opt storage.CreateOpt
 		store: b.store, at: object{b.bucket, name, opt.ID}, opt: opt, ctx: ctx, part: 1,
 		slots: make(chan struct{}, b.store.cfg.Parallel),
 	}
+	if opt.Modify {
+		old, err := b.original(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		u.old = old
+	}
 	u.sendCtx, u.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	return u, nil
 }
@@ -91,6 +99,11 @@ func metadata(id string, more map[string]string) map[string]string {
 func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 	if err := u.failed(); err != nil {
 		return 0, err
+	}
+	if u.old != nil && !u.old.wrote && off >= 0 && len(p) > 0 {
+		if err := u.startAt(off); err != nil {
+			return 0, err
+		}
 	}
 	switch {
 	case off < 0:
@@ -129,12 +142,14 @@ func (u *upload) room(off int64, n int) ([]byte, error) {
 		case at < end && (len(u.cur) != chunk || at+int64(n) <= end):
 			return u.cur[at:], nil
 		case len(u.cur) == chunk:
-			err = u.outgrow()
+			err = u.outgrow(u.ctx)
 		case u.got.end >= u.base+end:
 			err = u.advance()
 		case u.next == nil && u.takeNext():
 		case u.next != nil && at-end < int64(len(u.next)):
 			return u.next[at-end:], nil
+		case u.lacks(u.base + end):
+			err = u.fill(u.ctx, u.base+end)
 		case u.next == nil && u.got.end-u.base >= minPart:
 			err = u.slide()
 		default:
@@ -161,8 +176,8 @@ func (u *upload) firstBuffer(off int64, n int) (err error) {
 
 // outgrow exchanges the chunk for the first part's buffer. Holding a chunk while waiting for a part is safe: those who
 // have a part need no chunk.
-func (u *upload) outgrow() error {
-	part, err := u.store.cfg.Budget.part(u.ctx, u.store.sizes.of(1))
+func (u *upload) outgrow(ctx context.Context) error {
+	part, err := u.store.cfg.Budget.part(ctx, u.store.sizes.of(1))
 	if err != nil {
 		return err
 	}
@@ -237,31 +252,41 @@ func (u *upload) ready(ctx context.Context) error {
 
 // begin makes the multipart upload and has it noted, so that a crash leaves nothing that nobody knows of.
 func (u *upload) begin() error {
-	id, err := u.store.beginMultipart(u.sendCtx, &s3.CreateMultipartUploadInput{
-		Bucket: &u.at.bucket, Key: &u.at.key, Metadata: metadata(u.at.id, u.opt.Metadata),
-		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, // what send sends with each part
-	})
+	in := &s3.CreateMultipartUploadInput{
+		Bucket: &u.at.bucket, Key: &u.at.key, Metadata: u.old.metadata(u.at.id, u.opt.Metadata),
+		ChecksumAlgorithm: u.old.algorithm(), // of what send sends with each part
+	}
+	if u.old != nil {
+		in.ContentType, in.ContentEncoding = u.old.head.ContentType, u.old.head.ContentEncoding
+	}
+	id, err := u.store.beginMultipart(u.sendCtx, in)
 	if err != nil {
 		return err
 	}
 	u.id = id
-	if u.opt.Note == nil {
-		return nil
+	if u.opt.Note != nil {
+		if err := u.opt.Note(u.sendCtx, u.token()); err != nil {
+			return fmt.Errorf("s3: note the upload of %q: %w", u.at.key, err)
+		}
 	}
-	if err := u.opt.Note(u.sendCtx, id); err != nil {
-		return fmt.Errorf("s3: note the upload of %q: %w", u.at.key, err)
-	}
+	u.keep()
 	return nil
 }
 
 // send uploads one part. body stays untouched until it returns.
 func (u *upload) send(part int32, body []byte) {
-	sum := checksum(body)
+	done := types.CompletedPart{PartNumber: &part}
+	if u.old.algorithm() == types.ChecksumAlgorithmCrc32c {
+		done.ChecksumCRC32C = aws.String(checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+	} else {
+		done.ChecksumCRC32 = aws.String(checksum(body, crc32.IEEETable))
+	}
 	c := call{op: "UploadPart", name: u.at.key, bytes: int64(len(body))}
 	out, err := request(u.sendCtx, u.store, c, func(ctx context.Context) (*s3.UploadPartOutput, error) {
 		return u.store.client.UploadPart(ctx, &s3.UploadPartInput{
 			Bucket: &u.at.bucket, Key: &u.at.key, UploadId: &u.id, PartNumber: &part,
-			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))), ChecksumCRC32: &sum,
+			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
+			ChecksumCRC32: done.ChecksumCRC32, ChecksumCRC32C: done.ChecksumCRC32C,
 		}, u.store.bodyOptions)
 	})
 	if err != nil {
@@ -270,13 +295,14 @@ func (u *upload) send(part int32, body []byte) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.sent = append(u.sent, types.CompletedPart{PartNumber: &part, ETag: out.ETag, ChecksumCRC32: &sum})
+	done.ETag = out.ETag
+	u.sent = append(u.sent, done)
 }
 
-// checksum is the CRC32 of a body as S3 wants it.
-func checksum(body []byte) string {
+// checksum is the CRC of a body as S3 wants it.
+func checksum(body []byte, table *crc32.Table) string {
 	var sum [4]byte
-	binary.BigEndian.PutUint32(sum[:], crc32.ChecksumIEEE(body))
+	binary.BigEndian.PutUint32(sum[:], crc32.Checksum(body, table))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 

@@ -11,24 +11,14 @@ import (
 	"github.com/transferd/transferd/storage"
 )
 
-func modifier(t *testing.T, b storage.Backend) (anywhere bool) {
-	t.Helper()
-	m, ok := b.(storage.Modifier)
-	if !ok {
-		_, err := b.Create(t.Context(), "f", storage.CreateOptions{Modify: true})
-		wantErr(t, "modify", err, errors.ErrUnsupported)
-		t.Skip("not a Modifier")
-	}
-	return m.CanModify()
-}
-
 // overlay is what old becomes when content is written over it at off.
 func overlay(old []byte, off int, content []byte) []byte {
 	all := append(bytes.Clone(old[:off]), content...)
 	return append(all, old[min(len(old), len(all)):]...)
 }
 
-func modify(t *testing.T, b storage.Backend) {
+// modifyBytes: wherever the writes begin and end in the old file.
+func modifyBytes(t *testing.T, b storage.Backend) {
 	modifier(t, b)
 	for i, tt := range []struct{ old, off, n int }{
 		{0, 0, 10}, {10, 10, 10}, {100_000, 99_999, 200_000}, {100_000, 0, 1}, {100_000, 70_000, 1000},
@@ -92,7 +82,7 @@ func modifyCuts(t *testing.T, b storage.Backend) {
 	wantContent(t, b, "f", content)
 }
 
-func replace(t *testing.T, b storage.Backend) {
+func replaceItself(t *testing.T, b storage.Backend) {
 	r, ok := b.(storage.Replacer)
 	if !ok {
 		t.Skip("not a Replacer")
