@@ -11,8 +11,9 @@ import (
 	"github.com/transferd/transferd/workflow"
 )
 
-func TestAccesses(t *testing.T) {
-	t.Parallel()
+func TestAccesses(t *testing.T) { both(t, testAccesses) }
+
+func testAccesses(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-2"}, nil))
@@ -67,8 +68,9 @@ func TestAccesses(t *testing.T) {
 }
 
 // However many come at once, exactly as many get in as the limit allows, and what is refused leaves nothing.
-func TestQuotas(t *testing.T) {
-	t.Parallel()
+func TestQuotas(t *testing.T) { both(t, testQuotas) }
+
+func testQuotas(t *testing.T) {
 	const limit, callers = 5, 16
 	d := open(t, Config{Limits: server.Limits{Servers: limit, UsersPerServer: limit, Workflows: limit, AccessesPerServer: limit}})
 	ctx := t.Context()

@@ -15,8 +15,9 @@ import (
 	"github.com/transferd/transferd/workflow"
 )
 
-func TestServers(t *testing.T) {
-	t.Parallel()
+func TestServers(t *testing.T) { both(t, testServers) }
+
+func testServers(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	s := server.Server{ServerId: "s-1", Arn: "arn", State: server.Offline, Protocols: []string{"SFTP"}, UserCount: 7,
 		Tags: []server.Tag{{Key: "k", Value: "v"}}}
@@ -66,8 +67,9 @@ func TestServers(t *testing.T) {
 	}
 }
 
-func TestCreateServerIsWhole(t *testing.T) {
-	t.Parallel()
+func TestCreateServerIsWhole(t *testing.T) { both(t, testCreateServerIsWhole) }
+
+func testCreateServerIsWhole(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	err := d.CreateServer(ctx, server.Server{ServerId: "s-1"}, []hostkeys.Key{aKey("hostkey-1"), aKey("hostkey-1")})
 	wantExists(t, err, "HostKey", "hostkey-1")
@@ -75,8 +77,9 @@ func TestCreateServerIsWhole(t *testing.T) {
 	wantNotFound(t, err, "Server", "s-1")
 }
 
-func TestUsers(t *testing.T) {
-	t.Parallel()
+func TestUsers(t *testing.T) { both(t, testUsers) }
+
+func testUsers(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
 	ann := server.User{UserName: "ann", Role: "r", SshPublicKeys: []server.SshPublicKey{{SshPublicKeyId: "key-1"}}}
@@ -111,8 +114,9 @@ func TestUsers(t *testing.T) {
 	wantNotFound(t, d.DeleteUser(ctx, "s-2", "ann"), "Server", "s-2")
 }
 
-func TestWorkflows(t *testing.T) {
-	t.Parallel()
+func TestWorkflows(t *testing.T) { both(t, testWorkflows) }
+
+func testWorkflows(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	w := aWorkflow("w-1", 2)
 	must(t, d.CreateWorkflow(ctx, w))
@@ -153,8 +157,9 @@ func TestWorkflows(t *testing.T) {
 	wantNotFound(t, d.UpdateWorkflow(ctx, "w-1", func(*workflow.Workflow) error { return nil }), "Workflow", "w-1")
 }
 
-func TestPanicInChangeFreesTheConnection(t *testing.T) {
-	t.Parallel()
+func TestPanicInChangeFreesTheConnection(t *testing.T) { both(t, testPanicInChangeFreesTheConnection) }
+
+func testPanicInChangeFreesTheConnection(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
 	func() {
@@ -168,8 +173,9 @@ func TestPanicInChangeFreesTheConnection(t *testing.T) {
 	must(t, d.UpdateServer(ctx, "s-1", func(*server.Server) error { return nil }))
 }
 
-func TestChanged(t *testing.T) {
-	t.Parallel()
+func TestChanged(t *testing.T) { both(t, testChanged) }
+
+func testChanged(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	c, cancel := d.Changed()
 	heard := func() bool {
@@ -201,8 +207,9 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-func TestRestartKeepsEverything(t *testing.T) {
-	t.Parallel()
+func TestRestartKeepsEverything(t *testing.T) { both(t, testRestartKeepsEverything) }
+
+func testRestartKeepsEverything(t *testing.T) {
 	dir, ctx := filepath.Join(t.TempDir(), "a # strange?%20name", "data"), t.Context()
 	d := open(t, Config{Dir: dir})
 	id := attached(t, d, 2)
@@ -224,10 +231,14 @@ func TestRestartKeepsEverything(t *testing.T) {
 	if left := value[[]session.Upload](t)(again.Unfinished(ctx, d.Node())); len(left) != 1 || left[0].ID != open1.ID {
 		t.Errorf("unfinished %+v", left)
 	}
-	for path, want := range map[string]os.FileMode{
+	files := map[string]os.FileMode{
 		dir: 0o700, filepath.Join(dir, "transferd.db"): 0o600, filepath.Join(dir, "transferd.db-wal"): 0o600,
 		filepath.Join(dir, "transferd.db-shm"): 0o600, filepath.Join(dir, "lock"): 0o600,
-	} {
+	}
+	if d.Clustered() {
+		files = map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "lock"): 0o600, filepath.Join(dir, "node"): 0o600}
+	}
+	for path, want := range files {
 		info, err := os.Stat(path)
 		must(t, err)
 		if info.Mode().Perm() != want {

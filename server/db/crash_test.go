@@ -32,7 +32,7 @@ const hangVariable = "TRANSFERD_DB_TEST_HANG"
 func child(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d, err := Open(ctx, Config{Dir: filepath.Join(dir, "data")})
+	d, err := Open(ctx, Config{Dir: filepath.Join(dir, "data"), URL: os.Getenv(urlVariable)})
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func spawn(t *testing.T, dir string, env ...string) (kill func()) {
 	self, err := os.Executable()
 	must(t, err)
 	c := exec.Command(self)
-	c.Env = append(append(os.Environ(), childVariable+"="+dir), env...)
+	c.Env = append(append(os.Environ(), childVariable+"="+dir, urlVariable+"="+where(t, Config{Dir: filepath.Join(dir, "data")}).URL), env...)
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.StdoutPipe()
@@ -152,8 +152,9 @@ func spawn(t *testing.T, dir string, env ...string) (kill func()) {
 	return kill
 }
 
-func TestKilledAgainAndAgain(t *testing.T) {
-	t.Parallel()
+func TestKilledAgainAndAgain(t *testing.T) { both(t, testKilledAgainAndAgain) }
+
+func testKilledAgainAndAgain(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for some seconds")
 	}
@@ -230,8 +231,9 @@ func checkEffects(t *testing.T, effects []string, steps, cut int) {
 }
 
 // A killed process's running steps and due retries go on as soon as the next one works, not after a lease has lapsed.
-func TestRestartResumesAtOnce(t *testing.T) {
-	t.Parallel()
+func TestRestartResumesAtOnce(t *testing.T) { both(t, testRestartResumesAtOnce) }
+
+func testRestartResumesAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	spawn(t, dir, hangVariable+"=1")()
 	d := open(t, Config{Dir: filepath.Join(dir, "data")})

@@ -2,8 +2,11 @@ package db
 
 import (
 	"context"
+	"crypto/rand"
+	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/transferd/transferd/server"
@@ -12,7 +15,7 @@ import (
 
 // An execution and its results are one statement, so that a reader never sees a step between the two.
 const (
-	executionColumns = `SELECT e.id, e.workflow_id, e.status, e.previous, e.ended, e.doc, COALESCE(r.phase, ''),
+	executionColumns = `SELECT e.id, e.workflow_id, e.status, e.previous, e.ended, e.token, e.wait, e.doc, COALESCE(r.phase, ''),
 		COALESCE(r.doc, '') FROM (SELECT * FROM executions `
 	executionResults = `) e LEFT JOIN step_results r ON r.execution_id = e.id ORDER BY e.began, e.id, r.step`
 )
@@ -52,15 +55,22 @@ func executions(ctx context.Context, q Querier, query string, args ...any) ([]wo
 		var w workflow.ID
 		var status workflow.Status
 		var phase workflow.Phase
-		var previous, doc, result string
+		var previous, token, wait, doc, result string
 		var ended int64
-		if err := scan(&id, &w, &status, &previous, &ended, &doc, &phase, &result); err != nil {
+		if err := scan(&id, &w, &status, &previous, &ended, &token, &wait, &doc, &phase, &result); err != nil {
 			return err
 		}
 		if len(all) == 0 || all[len(all)-1].ExecutionId != id {
 			var e workflow.Execution
 			if err := errors.Join(json.Unmarshal([]byte(doc), &e), json.Unmarshal([]byte(previous), &e.Previous)); err != nil {
 				return err
+			}
+			if wait != "" {
+				e.Wait = &workflow.Wait{}
+				if err := json.Unmarshal([]byte(wait), e.Wait); err != nil {
+					return err
+				}
+				e.Wait.Token = token
 			}
 			e.ExecutionId, e.WorkflowId, e.Status, e.Ended = id, w, status, fromMillis(ended)
 			all = append(all, e)
@@ -100,9 +110,10 @@ func begin(ctx context.Context, tx Tx, e workflow.Execution) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO executions (id, workflow_id, status, phase, step, previous, began, ended, doc)
-		VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8)`,
-		e.ExecutionId, e.WorkflowId, e.Status, workflow.Nominal, previous, millis(e.Began), millis(e.Ended), doc)
+	_, err = tx.Exec(ctx, `INSERT INTO executions (id, workflow_id, status, phase, step, previous, began, ended, doc, server_id)
+		VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)`,
+		e.ExecutionId, e.WorkflowId, e.Status, workflow.Nominal, previous, millis(e.Began), millis(e.Ended), doc,
+		e.ServiceMetadata.UserDetails.ServerId)
 	if err != nil || e.Status != workflow.InProgress {
 		return err
 	}
@@ -110,8 +121,95 @@ func begin(ctx context.Context, tx Tx, e workflow.Execution) error {
 	return nil
 }
 
+// Retry begins an execution that does an ended one over again: the same steps on the same file, from the first one on.
+// It returns the new execution's id, or workflow.ErrRunning if the old one has not ended.
+func (d *DB) Retry(ctx context.Context, id workflow.ExecutionID) (workflow.ExecutionID, error) {
+	fresh := newExecutionID()
+	err := d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		old, err := readExecution(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if old.Ended.IsZero() {
+			return workflow.ErrRunning
+		}
+		e := old
+		e.ExecutionId, e.RetryOf = fresh, id
+		e.Results, e.Wait, e.Ended = workflow.Results{}, nil, time.Time{}
+		e.Began, e.Previous = d.now(), old.InitialFileLocation
+		if e.Uploaded.IsZero() {
+			e.Uploaded = old.Began
+		}
+		return begin(ctx, tx, e)
+	})
+	if err != nil {
+		return "", fmt.Errorf("retry execution %s: %w", id, err)
+	}
+	return fresh, nil
+}
+
+// newExecutionID makes a UUID (RFC 9562, version 4), as the API's model has it.
+func newExecutionID() workflow.ExecutionID {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return workflow.ExecutionID(fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]))
+}
+
+// Resume commits what a callback changes, and the next job, if the execution waits for this token.
+func (d *DB) Resume(ctx context.Context, t workflow.Transition, token string) error {
+	if token == "" {
+		return workflow.ErrStale
+	}
+	now := d.now()
+	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error { return finish(ctx, tx, t, token, now) })
+}
+
 // advance writes a transition if its job is the execution's current one, and the next job.
 func advance(ctx context.Context, tx Tx, t workflow.Transition, now time.Time) error {
+	if t.Wait != nil {
+		return await(ctx, tx, t)
+	}
+	return finish(ctx, tx, t, "", now)
+}
+
+// await writes that an execution waits, and with its first attempt the job that ends the wait in time.
+func await(ctx context.Context, tx Tx, t workflow.Transition) error {
+	token := t.Wait.Token
+	doc := *t.Wait
+	doc.Token = "" // has a column of its own
+	wait, err := encode(doc)
+	if err != nil {
+		return err
+	}
+	const current = ` WHERE id = $3 AND phase = $4 AND step = $5 AND ended = 0 AND `
+	args := []any{token, wait, t.From.Execution, t.From.Phase, t.From.Step}
+	n, err := tx.Exec(ctx, `UPDATE executions SET token = $1, wait = $2`+current+`token = $1`, args...)
+	if err != nil || n > 0 {
+		return err
+	}
+	if t.Wait.Called {
+		return workflow.ErrStale // a callback has ended the wait already
+	}
+	if n, err = tx.Exec(ctx, `UPDATE executions SET token = $1, wait = $2`+current+`token = ''`, args...); err != nil {
+		return err
+	}
+	if n == 0 {
+		return workflow.ErrStale
+	}
+	timer, err := schedule(ctx, tx, stepArgs{
+		Execution: t.From.Execution, Phase: t.From.Phase, Step: t.From.Step, Expire: true,
+	}, t.Wait.Until)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `UPDATE executions SET timer = $1 WHERE id = $2`, timer, t.From.Execution)
+	return err
+}
+
+// finish writes how a step ended, if it is the execution's current one, and the next job. What ends a wait does so if
+// that is still on: a callback brings the token, the job that expires it takes any.
+func finish(ctx context.Context, tx Tx, t workflow.Transition, token string, now time.Time) error {
 	if over := t.Status == workflow.Completed || t.Status == workflow.Exception; over != (t.Next == nil) {
 		return errors.New("transition: an execution ends exactly when its status is final")
 	}
@@ -127,14 +225,24 @@ func advance(ctx context.Context, tx Tx, t workflow.Transition, now time.Time) e
 	if err != nil {
 		return err
 	}
-	n, err := tx.Exec(ctx, `UPDATE executions SET status = $1, phase = $2, step = $3, previous = $4, ended = $5
-		WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0`,
-		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step)
+	var timer int64
+	if t.Result.StepType == workflow.TypeCustom && !t.From.Expire {
+		if timer, err = timerOf(ctx, tx, t.From.Execution); err != nil {
+			return err
+		}
+	}
+	n, err := tx.Exec(ctx, `UPDATE executions SET status = $1, phase = $2, step = $3, previous = $4, ended = $5,
+		token = '', wait = '', timer = 0 WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0
+		AND ($9 = '' OR token = $9) AND ($10 = 0 OR token <> '')`,
+		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, token, bit(t.From.Expire))
 	if err != nil {
 		return err
 	}
 	if n == 0 {
 		return workflow.ErrStale
+	}
+	if err := unschedule(ctx, tx, timer); err != nil {
+		return err
 	}
 	if _, err := tx.Exec(ctx, `INSERT INTO step_results (execution_id, phase, step, doc) VALUES ($1, $2, $3, $4)`,
 		t.From.Execution, t.From.Phase, t.From.Step, result); err != nil {
@@ -146,10 +254,55 @@ func advance(ctx context.Context, tx Tx, t workflow.Transition, now time.Time) e
 	return nil
 }
 
+// timerOf is the job that ends an execution's wait, 0 for none.
+func timerOf(ctx context.Context, q Querier, id workflow.ExecutionID) (timer int64, err error) {
+	err = q.QueryRow(ctx, `SELECT timer FROM executions WHERE id = $1`, id).Scan(&timer)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, workflow.ErrStale
+	}
+	return timer, err
+}
+
 // current tells whether a job is its execution's current one.
 func current(ctx context.Context, q Querier, j workflow.Job) (bool, error) {
 	var n int
-	err := q.QueryRow(ctx, `SELECT COUNT(*) FROM executions WHERE id = $1 AND phase = $2 AND step = $3 AND ended = 0`,
-		j.Execution, j.Phase, j.Step).Scan(&n)
+	err := q.QueryRow(ctx, `SELECT COUNT(*) FROM executions WHERE id = $1 AND phase = $2 AND step = $3 AND ended = 0
+		AND ($4 = 0 OR token <> '')`, j.Execution, j.Phase, j.Step, bit(j.Expire)).Scan(&n)
 	return n == 1, err
+}
+
+// bit is a bool for a condition that both databases read the same way.
+func bit(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// cancel ends the executions of a server that goes. AWS says nothing of them; here no step of theirs begins any more, and
+// one that runs is not interrupted, but its result comes too late. The steps of OnExceptionSteps do not run: they would
+// work on files for a server that is no more.
+func cancel(ctx context.Context, tx Tx, id server.ID, now time.Time) error {
+	open, err := executions(ctx, tx, executionColumns+`WHERE server_id = $1 AND ended = 0`+executionResults, id)
+	if err != nil {
+		return err
+	}
+	for _, e := range open {
+		j := workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal, Step: len(e.Results.Steps)}
+		if e.Status == workflow.HandlingException {
+			j.Phase, j.Step = workflow.Exceptional, len(e.Results.OnExceptionSteps)
+		}
+		t := workflow.Transition{From: j, Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
+			StepType: stepType(e.Plan, j),
+			Error:    &workflow.Error{Type: workflow.NotFound, Message: "The server was deleted."},
+			Attempt:  1, Began: now, Ended: now,
+		}}
+		if e.Wait != nil {
+			t.Result.Attempt, t.Result.Began = e.Wait.Attempt, e.Wait.Began
+		}
+		if err := finish(ctx, tx, t, "", now); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -34,15 +34,24 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(tidy{m})
+}
+
+// tidy ends the PostgreSQL of the tests before somebody looks what they left running.
+type tidy struct{ m *testing.M }
+
+func (t tidy) Run() int {
+	code := t.m.Run()
+	if err := servers.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	return code
 }
 
 func open(t testing.TB, cfg Config) *DB {
 	t.Helper()
-	if cfg.Dir == "" {
-		cfg.Dir = t.TempDir()
-	}
-	d, err := Open(context.Background(), cfg)
+	d, err := Open(context.Background(), where(t, cfg))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,9 @@ func shown(t *testing.T, d *DB, id server.ID) string {
 	return value[server.Server](t)(d.Server(t.Context(), id)).HostKeyFingerprint
 }
 
-func TestHostKeys(t *testing.T) {
-	t.Parallel()
+func TestHostKeys(t *testing.T) { both(t, testHostKeys) }
+
+func testHostKeys(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, []hostkeys.Key{keyOf("b", "ssh-ed25519", 1)}))
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-2"}, []hostkeys.Key{keyOf("b", "ssh-ed25519", 1)}))
@@ -79,7 +80,10 @@ func TestHostKeys(t *testing.T) {
 }
 
 func TestFingerprintFollowsTheOldestActiveKey(t *testing.T) {
-	t.Parallel()
+	both(t, testFingerprintFollowsTheOldestActiveKey)
+}
+
+func testFingerprintFollowsTheOldestActiveKey(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	// Keys of one moment: what clients should prefer, in whatever order they come.
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1", HostKeyFingerprint: "SHA256:made-up"}, []hostkeys.Key{
@@ -106,8 +110,9 @@ func TestFingerprintFollowsTheOldestActiveKey(t *testing.T) {
 }
 
 // Whatever the fleet must act on is signalled, and what failed is not.
-func TestHostKeysAndAccessesAreSignalled(t *testing.T) {
-	t.Parallel()
+func TestHostKeysAndAccessesAreSignalled(t *testing.T) { both(t, testHostKeysAndAccessesAreSignalled) }
+
+func testHostKeysAndAccessesAreSignalled(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, []hostkeys.Key{keyOf("a", "ssh-ed25519", 0)}))
 	c, cancel := d.Changed()

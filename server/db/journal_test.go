@@ -19,8 +19,9 @@ import (
 var _ session.Journal = (*DB)(nil)
 var _ workflow.Executions = (*DB)(nil)
 
-func TestJournal(t *testing.T) {
-	t.Parallel()
+func TestJournal(t *testing.T) { both(t, testJournal) }
+
+func testJournal(t *testing.T) {
 	d, ctx := open(t, Config{Node: "n1"}), t.Context()
 	u := anUpload(d, "s-1")
 	must(t, d.Begin(ctx, u))
@@ -61,8 +62,9 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-func TestVerdictCausesExecution(t *testing.T) {
-	t.Parallel()
+func TestVerdictCausesExecution(t *testing.T) { both(t, testVerdictCausesExecution) }
+
+func testVerdictCausesExecution(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	id := attached(t, d, 2)
 	for name, c := range map[string]struct {
@@ -101,20 +103,21 @@ func TestVerdictCausesExecution(t *testing.T) {
 	}
 }
 
-func TestExecutionsOutliveWhatCausedThem(t *testing.T) {
-	t.Parallel()
+func TestExecutionsOutliveWhatCausedThem(t *testing.T) { both(t, testExecutionsOutliveWhatCausedThem) }
+
+func testExecutionsOutliveWhatCausedThem(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	id := attached(t, d, 1)
 	var ids []workflow.ExecutionID
 	for range 5 {
 		ids = append(ids, send(t, d, id, whole()))
 	}
-	must(t, d.DeleteServer(ctx, id))
-	must(t, d.DeleteWorkflow(ctx, "w-whole"))
 	work(t, d, succeed(d), 2)
 	for _, e := range ids {
-		eventually(t, "execution ends", 5*time.Second, hasStatus(t, d, e, workflow.Completed))
+		eventually(t, "execution ends", 30*time.Second, hasStatus(t, d, e, workflow.Completed))
 	}
+	must(t, d.DeleteServer(ctx, id))
+	must(t, d.DeleteWorkflow(ctx, "w-whole"))
 	var seen []workflow.ExecutionID
 	for page := (server.Page{Limit: 2}); ; {
 		l := value[[]workflow.Execution](t)(d.Executions(ctx, "w-whole", page))
@@ -138,7 +141,10 @@ func TestExecutionsOutliveWhatCausedThem(t *testing.T) {
 }
 
 func TestWorkflowWithoutStepsIsCompleteAtOnce(t *testing.T) {
-	t.Parallel()
+	both(t, testWorkflowWithoutStepsIsCompleteAtOnce)
+}
+
+func testWorkflowWithoutStepsIsCompleteAtOnce(t *testing.T) {
 	d := open(t, Config{})
 	id := attached(t, d, 0)
 	e := value[workflow.Execution](t)(d.Execution(t.Context(), send(t, d, id, whole())))
@@ -157,8 +163,9 @@ func jobs(t testing.TB, d *DB, where string) (n int) {
 }
 
 // Calls that share a transaction fail alone: some of these insert a row twice, and everybody else must not notice.
-func TestSharedTransactionFailsApart(t *testing.T) {
-	t.Parallel()
+func TestSharedTransactionFailsApart(t *testing.T) { both(t, testSharedTransactionFailsApart) }
+
+func testSharedTransactionFailsApart(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	d, ctx := open(t, Config{Registerer: registry}), t.Context()
 	id := attached(t, d, 1)
@@ -206,9 +213,10 @@ func batches(t testing.TB, registry *prometheus.Registry) (calls, transactions u
 	return 0, 0
 }
 
-func TestCallsAfterTheirEnd(t *testing.T) {
-	t.Parallel()
-	d, err := Open(t.Context(), Config{Dir: t.TempDir()})
+func TestCallsAfterTheirEnd(t *testing.T) { both(t, testCallsAfterTheirEnd) }
+
+func testCallsAfterTheirEnd(t *testing.T) {
+	d, err := Open(t.Context(), where(t, Config{}))
 	must(t, err)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -228,7 +236,10 @@ func TestCallsAfterTheirEnd(t *testing.T) {
 
 // A lost disk is everybody's failure, and nobody waits for ever.
 func TestFailedTransactionAnswersEverybody(t *testing.T) {
-	t.Parallel()
+	both(t, testFailedTransactionAnswersEverybody)
+}
+
+func testFailedTransactionAnswersEverybody(t *testing.T) {
 	d := open(t, Config{})
 	breakDown(t, d)
 	var all sync.WaitGroup
@@ -248,8 +259,9 @@ func TestFailedTransactionAnswersEverybody(t *testing.T) {
 	}
 }
 
-func TestQueueDepthIsAMetric(t *testing.T) {
-	t.Parallel()
+func TestQueueDepthIsAMetric(t *testing.T) { both(t, testQueueDepthIsAMetric) }
+
+func testQueueDepthIsAMetric(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	d := open(t, Config{Registerer: registry})
 	id := attached(t, d, 1)

@@ -40,7 +40,7 @@ type mutation struct {
 // mutator is the process that is killed: eight clients, each changing things of its own and its tags of one server that
 // all share. What was meant stands in the file "meant", what was acknowledged in "acked".
 func mutator(ctx context.Context, dir string) error {
-	d, err := Open(ctx, Config{Dir: filepath.Join(dir, "data")})
+	d, err := Open(ctx, Config{Dir: filepath.Join(dir, "data"), URL: os.Getenv(urlVariable)})
 	if err != nil {
 		return err
 	}
@@ -413,8 +413,9 @@ func surveyServer(ctx context.Context, d *DB, s server.Server, put func(string, 
 
 // A daemon that is killed while it changes the catalogue has made all changes that it acknowledged, and of those that it
 // did not, each wholly or not at all.
-func TestKilledWhileChanging(t *testing.T) {
-	t.Parallel()
+func TestKilledWhileChanging(t *testing.T) { both(t, testKilledWhileChanging) }
+
+func testKilledWhileChanging(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for some seconds")
 	}
@@ -428,7 +429,7 @@ func TestKilledWhileChanging(t *testing.T) {
 		case <-ctx.Done():
 		}
 		kill()
-		d, err := Open(ctx, Config{Dir: filepath.Join(dir, "data")})
+		d, err := Open(ctx, where(t, Config{Dir: filepath.Join(dir, "data")}))
 		must(t, err)
 		got := value[world](t)(survey(ctx, d))
 		must(t, d.Close())

@@ -130,7 +130,9 @@ func (p *postgres) begin(ctx context.Context) (transaction, error) {
 
 func (p *postgres) reader() Querier { return pgQuerier{p.pool} }
 
-func (p *postgres) client(cfg *river.Config) (riverClient, error) { return river.NewClient(p.driver, cfg) }
+func (p *postgres) client(cfg *river.Config) (riverClient, error) {
+	return river.NewClient(p.driver, cfg)
+}
 
 func (p *postgres) ring() { p.driver.bell.ring() }
 

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/transferd/transferd/workflow"
@@ -39,6 +41,7 @@ type stepArgs struct {
 	Execution workflow.ExecutionID `json:"execution"`
 	Phase     workflow.Phase       `json:"phase"`
 	Step      int                  `json:"step"`
+	Expire    bool                 `json:"expire,omitempty"` // ends the step's wait for a callback
 }
 
 // Kind is part of river.JobArgs.
@@ -47,6 +50,38 @@ func (stepArgs) Kind() string { return "workflow_step" }
 // InsertOpts gives River more attempts than we ever use: River discards a job whose attempts are used up, and then its
 // execution would never end. Who gives up is stepWorker, which ends the execution in the same transaction.
 func (stepArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{MaxAttempts: 30000} }
+
+// schedule inserts a job for later and returns its id; it is a part of the transaction.
+func schedule(ctx context.Context, tx Tx, args stepArgs, at time.Time) (int64, error) {
+	encoded, err := json.Marshal(args)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := tx.Jobs().JobInsertFastMany(ctx, &riverdriver.JobInsertFastManyParams{Jobs: []*riverdriver.JobInsertFastParams{{
+		Args: args, EncodedArgs: encoded, Kind: args.Kind(), MaxAttempts: args.InsertOpts().MaxAttempts,
+		Metadata: []byte("{}"), Priority: river.PriorityDefault, Queue: river.QueueDefault, ScheduledAt: &at,
+		State: rivertype.JobStateScheduled, Tags: []string{},
+	}}})
+	if err != nil {
+		return 0, fmt.Errorf("schedule: %w", err)
+	}
+	if len(rows) != 1 {
+		return 0, fmt.Errorf("schedule: %d jobs inserted", len(rows))
+	}
+	return rows[0].Job.ID, nil
+}
+
+// unschedule removes a job that is not needed any more; 0 is none. One that runs already will find nothing to do.
+func unschedule(ctx context.Context, tx Tx, id int64) error {
+	if id == 0 {
+		return nil
+	}
+	_, err := tx.Jobs().JobDelete(ctx, &riverdriver.JobDeleteParams{ID: id})
+	if errors.Is(err, rivertype.ErrNotFound) || errors.Is(err, rivertype.ErrJobRunning) {
+		return nil
+	}
+	return err
+}
 
 // backoff is the wait after so many failures: 1 s, 2 s, 4 s, … 64 s, two minutes for all eight attempts.
 func backoff(failures int) time.Duration { return time.Second << min(max(failures-1, 0), 6) }
@@ -158,7 +193,7 @@ func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
 	err := guard(func() error {
 		return w.run(ctx, job, func(actx context.Context, t workflow.Transition) error {
 			err := w.advance(actx, context.WithoutCancel(ctx), rj, t)
-			if err == nil {
+			if err == nil && ends(t) {
 				done.Store(true)
 			}
 			return err
@@ -183,14 +218,17 @@ func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
 	return err
 }
 
+// ends tells whether a transition is its job's last: all are but the one before a call.
+func ends(t workflow.Transition) bool { return t.Wait == nil || t.Wait.Called }
+
 // advance commits a transition and the end of its job. ctx is the engine's; jobCtx carries River's client.
 func (w *stepWorker) advance(ctx, jobCtx context.Context, rj *river.Job[stepArgs], t workflow.Transition) error {
-	if got := (stepArgs{Execution: t.From.Execution, Phase: t.From.Phase, Step: t.From.Step}); got != rj.Args {
+	if got := (stepArgs{Execution: t.From.Execution, Phase: t.From.Phase, Step: t.From.Step, Expire: t.From.Expire}); got != rj.Args {
 		return errors.New("transition: from another job")
 	}
 	now := w.d.now()
 	return w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
-		if err := advance(ctx, tx, t, now); err != nil {
+		if err := advance(ctx, tx, t, now); err != nil || !ends(t) {
 			return err
 		}
 		return tx.Complete(jobCtx, rj)
@@ -299,7 +337,7 @@ func (w *stepWorker) forget() {
 func jobOf(rj *river.Job[stepArgs]) (j workflow.Job, exhausted bool) {
 	failures, crashes := tries(rj.JobRow)
 	return workflow.Job{
-		Execution: rj.Args.Execution, Phase: rj.Args.Phase, Step: rj.Args.Step,
+		Execution: rj.Args.Execution, Phase: rj.Args.Phase, Step: rj.Args.Step, Expire: rj.Args.Expire,
 		Attempt: max(len(rj.AttemptedBy), rj.Attempt),
 		Last:    failures+1 >= maxFailures || crashes+1 >= maxCrashes,
 	}, crashes >= maxCrashes

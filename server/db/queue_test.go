@@ -17,8 +17,9 @@ import (
 	"github.com/transferd/transferd/workflow"
 )
 
-func TestExecutionRunsToItsEnd(t *testing.T) {
-	t.Parallel()
+func TestExecutionRunsToItsEnd(t *testing.T) { both(t, testExecutionRunsToItsEnd) }
+
+func testExecutionRunsToItsEnd(t *testing.T) {
 	d := open(t, Config{})
 	id := attached(t, d, 3)
 	work(t, d, succeed(d), 4)
@@ -31,8 +32,9 @@ func TestExecutionRunsToItsEnd(t *testing.T) {
 	eventually(t, "jobs done", 5*time.Second, func() bool { return jobs(t, d, "state <> 'completed'") == 0 })
 }
 
-func TestExceptionSteps(t *testing.T) {
-	t.Parallel()
+func TestExceptionSteps(t *testing.T) { both(t, testExceptionSteps) }
+
+func testExceptionSteps(t *testing.T) {
 	d := open(t, Config{})
 	id := attached(t, d, 2)
 	work(t, d, func(ctx context.Context, j workflow.Job, advance workflow.Advance) error {
@@ -52,8 +54,9 @@ func TestExceptionSteps(t *testing.T) {
 	}
 }
 
-func TestFailedAttemptsComeAgainMarked(t *testing.T) {
-	t.Parallel()
+func TestFailedAttemptsComeAgainMarked(t *testing.T) { both(t, testFailedAttemptsComeAgainMarked) }
+
+func testFailedAttemptsComeAgainMarked(t *testing.T) {
 	d := open(t, Config{})
 	d.backoff = func(int) time.Duration { return 0 }
 	id := attached(t, d, 1)
@@ -85,8 +88,9 @@ func TestFailedAttemptsComeAgainMarked(t *testing.T) {
 	}
 }
 
-func TestLastAttemptEndsTheExecution(t *testing.T) {
-	t.Parallel()
+func TestLastAttemptEndsTheExecution(t *testing.T) { both(t, testLastAttemptEndsTheExecution) }
+
+func testLastAttemptEndsTheExecution(t *testing.T) {
 	for name, run := range map[string]engine{
 		"panic":  func(context.Context, workflow.Job, workflow.Advance) error { panic("a mistake") },
 		"error":  func(context.Context, workflow.Job, workflow.Advance) error { return errors.New("database is gone") },
@@ -126,8 +130,9 @@ func TestLastAttemptEndsTheExecution(t *testing.T) {
 	}
 }
 
-func TestStaleJobChangesNothing(t *testing.T) {
-	t.Parallel()
+func TestStaleJobChangesNothing(t *testing.T) { both(t, testStaleJobChangesNothing) }
+
+func testStaleJobChangesNothing(t *testing.T) {
 	d := open(t, Config{})
 	id := attached(t, d, 2)
 	answers := make(chan error, 8)
@@ -156,8 +161,9 @@ func TestStaleJobChangesNothing(t *testing.T) {
 }
 
 // A stopping daemon lets steps finish, cancels those that take too long, and the next start repeats them, marked.
-func TestStopDrainsThenCancels(t *testing.T) {
-	t.Parallel()
+func TestStopDrainsThenCancels(t *testing.T) { both(t, testStopDrainsThenCancels) }
+
+func testStopDrainsThenCancels(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, Config{Dir: dir, Drain: 1500 * time.Millisecond})
 	id := attached(t, d, 1)
@@ -189,8 +195,9 @@ func TestStopDrainsThenCancels(t *testing.T) {
 	}
 }
 
-func TestOneWorkAtATime(t *testing.T) {
-	t.Parallel()
+func TestOneWorkAtATime(t *testing.T) { both(t, testOneWorkAtATime) }
+
+func testOneWorkAtATime(t *testing.T) {
 	d := open(t, Config{})
 	attached(t, d, 1)
 	work(t, d, succeed(d), 1)
@@ -201,8 +208,9 @@ func TestOneWorkAtATime(t *testing.T) {
 }
 
 // A job that a crash cut too often is not run again.
-func TestCrashingStepIsGivenUp(t *testing.T) {
-	t.Parallel()
+func TestCrashingStepIsGivenUp(t *testing.T) { both(t, testCrashingStepIsGivenUp) }
+
+func testCrashingStepIsGivenUp(t *testing.T) {
 	d := open(t, Config{})
 	id := attached(t, d, 1)
 	e := send(t, d, id, whole())
@@ -244,8 +252,9 @@ func TestWatchFindsLostJobsOnly(t *testing.T) {
 	}
 }
 
-func TestFirstStepStartsSoon(t *testing.T) {
-	t.Parallel()
+func TestFirstStepStartsSoon(t *testing.T) { both(t, testFirstStepStartsSoon) }
+
+func testFirstStepStartsSoon(t *testing.T) {
 	d := open(t, Config{})
 	id := attached(t, d, 1)
 	started := make(chan time.Time, 1)

@@ -82,8 +82,8 @@ func (d *DB) UpdateServer(ctx context.Context, id server.ID, change func(*server
 	})
 }
 
-// DeleteServer removes a server with its users, accesses and host keys. What it received stays in the journal, and its executions
-// go on and stay readable.
+// DeleteServer removes a server with its users, accesses and host keys. What it received stays in the journal; its
+// executions end, and stay readable.
 func (d *DB) DeleteServer(ctx context.Context, id server.ID) error {
 	return d.change(ctx, func(ctx context.Context, tx Tx) error {
 		for _, table := range []string{"attachments", "host_keys", "users", "accesses"} {
@@ -95,7 +95,10 @@ func (d *DB) DeleteServer(ctx context.Context, id server.ID) error {
 		if err == nil && n == 0 {
 			err = noServer(id)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return cancel(ctx, tx, id, d.now())
 	})
 }
 

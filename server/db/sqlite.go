@@ -106,7 +106,9 @@ func (s *sqlite) begin(ctx context.Context) (transaction, error) {
 
 func (s *sqlite) reader() Querier { return querier{s.read} }
 
-func (s *sqlite) client(cfg *river.Config) (riverClient, error) { return river.NewClient(s.driver, cfg) }
+func (s *sqlite) client(cfg *river.Config) (riverClient, error) {
+	return river.NewClient(s.driver, cfg)
+}
 
 func (s *sqlite) ring() { s.driver.bell.ring() }
 

@@ -49,8 +49,9 @@ func members(s *server.Server) []*string {
 
 // Sixteen writers change one server at once: each appends its own tags, sets its own member, and now and then gives the
 // server a host key, which changes the server's document too. Nothing of anybody is lost.
-func TestConcurrentWritersLoseNothing(t *testing.T) {
-	t.Parallel()
+func TestConcurrentWritersLoseNothing(t *testing.T) { both(t, testConcurrentWritersLoseNothing) }
+
+func testConcurrentWritersLoseNothing(t *testing.T) {
 	const rounds = 20
 	d, ctx := open(t, Config{}), t.Context()
 	s := server.Server{ServerId: "s-1", ProtocolDetails: &server.ProtocolDetails{}, EndpointDetails: &server.EndpointDetails{},
@@ -110,8 +111,9 @@ func TestConcurrentWritersLoseNothing(t *testing.T) {
 }
 
 // Two writers that both delete all keys but their own never leave a server without one.
-func TestConcurrentDeletesLeaveAKey(t *testing.T) {
-	t.Parallel()
+func TestConcurrentDeletesLeaveAKey(t *testing.T) { both(t, testConcurrentDeletesLeaveAKey) }
+
+func testConcurrentDeletesLeaveAKey(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	var keys []hostkeys.Key
 	for i := range writers {
@@ -140,8 +142,9 @@ func TestConcurrentDeletesLeaveAKey(t *testing.T) {
 
 // A change that rests on a revision which is not there any more is refused, not written. One connection writes here, so
 // the other writer is played by the change itself.
-func TestRevisionGuardsTheDocument(t *testing.T) {
-	t.Parallel()
+func TestRevisionGuardsTheDocument(t *testing.T) { both(t, testRevisionGuardsTheDocument) }
+
+func testRevisionGuardsTheDocument(t *testing.T) {
 	d, ctx := open(t, Config{}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
 	err := d.tx(ctx, "test", func(ctx context.Context, tx Tx) error {
@@ -185,8 +188,9 @@ func (l *timings) String() string {
 
 // As many users as AWS allows on a server are made, listed by pages while others come and go between them, read, and
 // deleted. Who stays is in every list exactly once.
-func TestManyUsers(t *testing.T) {
-	t.Parallel()
+func TestManyUsers(t *testing.T) { both(t, testManyUsers) }
+
+func testManyUsers(t *testing.T) {
 	d, ctx := open(t, Config{Limits: server.Limits{UsersPerServer: 2 * manyUsers}}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
 	name := func(i int) string { return fmt.Sprintf("stays-%05d", i) }
