@@ -55,10 +55,12 @@ type run struct {
 	spec  StepSpec
 	in    *Input
 	began time.Time
+	wait  *Wait // of this attempt, if its step waits for a callback
 }
 
-// Run does the job: one attempt at one step. nil means that the job is over, because the step's result is committed or
-// because it was not the execution's current job; an error means that the job must come again.
+// Run does the job: one attempt at one step. nil means that the job is over, because the step's result is committed, or
+// its function has been called and will call back, or because it was not the execution's current job; an error means
+// that the job must come again.
 func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 	x, err := e.cfg.Executions.Execution(ctx, job.Execution)
 	if err != nil {
@@ -68,9 +70,21 @@ func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 		return nil
 	}
 	r := &run{x: x, job: job, plan: x.Plan.steps(job.Phase), began: e.cfg.Now()}
+	switch {
+	case job.Expire:
+		return e.expire(ctx, r, advance)
+	case x.Wait != nil && x.Wait.Called: // an earlier attempt has done all but end its job
+		return e.called(ctx, r, x.Wait, advance)
+	}
 	e.begin(ctx, r)
 
-	cause := e.attempt(ctx, r)
+	cause := e.attempt(ctx, r, advance)
+	if errors.Is(cause, ErrStale) {
+		return nil
+	}
+	if cause == nil && r.wait != nil {
+		return e.called(ctx, r, r.wait, advance)
+	}
 	took := e.cfg.Now().Sub(r.began)
 	// A step that was cut off because the process stops has not failed: its job comes again, the last one too.
 	stopped := errors.Is(ctx.Err(), context.Canceled)
@@ -78,23 +92,40 @@ func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 		e.metrics.step(r.spec, resultRetry, took)
 		return fmt.Errorf("execution %s, %s step %d: %w", job.Execution, job.Phase, job.Step, cause)
 	}
-	t := r.transition(cause, r.began.Add(took))
+	return e.finish(ctx, r, cause, r.began.Add(took), advance)
+}
+
+// finish commits how a step ended, and tells it.
+func (e *Engine) finish(ctx context.Context, r *run, cause error, ended time.Time, advance Advance) error {
+	t := r.transition(cause, ended)
+	ok, err := commit(ctx, t, advance)
+	if ok {
+		e.end(ctx, r, t, cause)
+	}
+	return err
+}
+
+// commit is false for what came too late.
+func commit(ctx context.Context, t Transition, advance Advance) (bool, error) {
 	// What was done is recorded even if the process is on its way down: otherwise it would be done again.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), advanceTimeout)
 	defer cancel()
-	if err := advance(ctx, t); errors.Is(err, ErrStale) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("commit execution %s, %s step %d: %w", job.Execution, job.Phase, job.Step, err)
+	err := advance(ctx, t)
+	switch {
+	case errors.Is(err, ErrStale):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("commit execution %s, %s step %d: %w", t.From.Execution, t.From.Phase, t.From.Step, err)
 	}
-	e.end(ctx, r, t, cause)
-	return nil
+	return true, nil
 }
 
 // current tells whether job is the next thing to do for x: its phase is on and the steps before it, and no others, have
 // their results.
 func current(x Execution, job Job) bool {
 	switch {
+	case job.Expire && x.Wait == nil:
+		return false
 	case x.Status == InProgress && job.Phase == Nominal:
 		return job.Step == len(x.Results.Steps)
 	case x.Status == HandlingException && job.Phase == Exceptional:
@@ -119,7 +150,7 @@ func (e *Engine) begin(ctx context.Context, r *run) {
 }
 
 // attempt runs the step.
-func (e *Engine) attempt(ctx context.Context, r *run) error {
+func (e *Engine) attempt(ctx context.Context, r *run, advance Advance) error {
 	r.in = &Input{}
 	if r.job.Step >= len(r.plan) {
 		return &StepError{Type: BadRequest, Message: "The workflow has no such step."}
@@ -130,6 +161,9 @@ func (e *Engine) attempt(ctx context.Context, r *run) error {
 		return err
 	}
 	r.in = in
+	in.Await = func(ctx context.Context, timeout time.Duration) (Wait, error) {
+		return e.await(ctx, r, timeout, advance)
+	}
 	e.logStepStarted(ctx, r)
 	step, ok := e.cfg.Steps[r.spec.Type]
 	if !ok {
@@ -138,6 +172,9 @@ func (e *Engine) attempt(ctx context.Context, r *run) error {
 	bounded, cancel := context.WithTimeout(ctx, e.cfg.StepTimeout)
 	defer cancel()
 	err = guarded(bounded, step, in)
+	if err != nil && r.wait != nil && !e.cfg.Now().Before(r.wait.Until) {
+		return unanswered(*r.wait, err)
+	}
 	if err != nil && Retriable(err) && errors.Is(bounded.Err(), context.DeadlineExceeded) {
 		// Whatever the step made of it, this is why it ended.
 		err = &StepError{Type: StepTimeout, Message: "The step took too long.", Err: err}

@@ -11,6 +11,8 @@ type StepError struct {
 	Type    ErrorType
 	Message string
 	Err     error // may be nil
+	// Again says that another attempt may help although Type does not say so.
+	Again bool
 }
 
 func (e *StepError) Error() string {
@@ -28,6 +30,9 @@ func (e *StepError) Unwrap() error { return e.Err }
 func Retriable(err error) bool {
 	if errors.Is(err, ErrPermanent) {
 		return false
+	}
+	if step, ok := errors.AsType[*StepError](err); ok && step.Again {
+		return true
 	}
 	switch shown(err).Type {
 	case InternalServerError, StepTimeout, Throttled:

@@ -25,6 +25,8 @@ type ledger struct {
 	x  map[workflow.ExecutionID]workflow.Execution
 	// job is the current job of an execution that runs. Attempt is that of the next delivery.
 	job map[workflow.ExecutionID]workflow.Job
+	// called are the executions that wait and whose job is over.
+	called map[workflow.ExecutionID]bool
 	// maxAttempts marks the last delivery.
 	maxAttempts int
 	// die, if set, is asked before and after a commit.
@@ -32,7 +34,7 @@ type ledger struct {
 }
 
 func newLedger(t *testing.T) *ledger {
-	return &ledger{t: t, maxAttempts: 4,
+	return &ledger{t: t, maxAttempts: 4, called: map[workflow.ExecutionID]bool{},
 		x: map[workflow.ExecutionID]workflow.Execution{}, job: map[workflow.ExecutionID]workflow.Job{}}
 }
 
@@ -62,7 +64,7 @@ func (l *ledger) deliver(id workflow.ExecutionID) (workflow.Job, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	job, ok := l.job[id]
-	if !ok {
+	if !ok || l.called[id] {
 		return job, false
 	}
 	job.Attempt++
@@ -85,8 +87,15 @@ func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
 	if l.die != nil && l.die() {
 		return errCrash
 	}
-	l.check(t)
 	x := l.x[id]
+	if t.Wait != nil {
+		return l.await(x, t)
+	}
+	if t.From.Expire && x.Wait == nil {
+		return workflow.ErrStale
+	}
+	l.check(t)
+	x.Wait = nil
 	if t.From.Phase == workflow.Nominal {
 		x.Results.Steps = append(x.Results.Steps, t.Result)
 	} else {
@@ -101,11 +110,49 @@ func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
 		next.Attempt = 0
 		l.job[id] = next
 	}
+	delete(l.called, id)
 	l.x[id] = x
 	if l.die != nil && l.die() {
 		return errCrash
 	}
 	return nil
+}
+
+// await does what a transition with a wait asks for.
+func (l *ledger) await(x workflow.Execution, t workflow.Transition) error {
+	switch {
+	case x.Wait == nil && t.Wait.Called, x.Wait != nil && x.Wait.Token != t.Wait.Token:
+		return workflow.ErrStale
+	case t.Wait.Called:
+		l.called[x.ExecutionId] = true
+	}
+	w := *t.Wait
+	x.Wait = &w
+	l.x[x.ExecutionId] = x
+	if l.die != nil && l.die() {
+		return errCrash
+	}
+	return nil
+}
+
+// Resume is advance for a callback.
+func (l *ledger) Resume(ctx context.Context, t workflow.Transition, token string) error {
+	l.mu.Lock()
+	w := l.x[t.From.Execution].Wait
+	l.mu.Unlock()
+	if w == nil || w.Token != token {
+		return workflow.ErrStale
+	}
+	return l.advance(ctx, t)
+}
+
+// expire hands out the job that ends a wait; false if there is none.
+func (l *ledger) expire(id workflow.ExecutionID) (workflow.Job, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	job := l.job[id]
+	job.Expire, job.Attempt, job.Last = true, 1, false
+	return job, l.x[id].Wait != nil
 }
 
 func (l *ledger) check(t workflow.Transition) {

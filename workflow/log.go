@@ -64,6 +64,16 @@ func (e *Engine) logStepStarted(ctx context.Context, r *run) {
 	e.logStep(ctx, slog.LevelInfo, "StepStarted", r, stepDetails{Input: &eventInput{FileLocation: located(r.in.Source)}})
 }
 
+// logInvoked tells of a custom step about to call its function. The token stands in it, as in AWS's own log; it is worth
+// nothing without the right to call SendWorkflowStepState.
+func (e *Engine) logInvoked(ctx context.Context, r *run, token string) {
+	output, err := json.Marshal(map[string]string{"token": token})
+	if err != nil {
+		output = nil // strings always marshal
+	}
+	e.logStep(ctx, slog.LevelInfo, "CustomStepInvoked", r, stepDetails{Output: output})
+}
+
 // logStepEnded tells of a step whose result is committed; cause is what the result does not show.
 func (e *Engine) logStepEnded(ctx context.Context, r *run, result StepResult, cause error) {
 	if result.Error != nil {

@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Phase says which list of steps an execution is in.
@@ -24,11 +25,34 @@ type Job struct {
 	// Last says that a failure would be the last one: the step must end now, as failed if it did not succeed. A job whose
 	// context was cancelled, because the process stops, comes again all the same.
 	Last bool
+	// Expire says that this is not the step's own job but the one that ends its wait for a callback, when its time has
+	// come.
+	Expire bool
 }
 
-// Transition is what one step changes. It is committed whole or not at all.
+// Wait is a step that waits for its function to call back (SendWorkflowStepState).
+//
+// There is one token for a step, whatever number of attempts its call takes: a process that dies in the call leaves it
+// unknown whether the function has the token, and whoever answers first, to whichever attempt, has done the same work
+// on the same file. Attempt tells the attempts apart.
+type Wait struct {
+	Token   string
+	Until   time.Time // the step is TIMEOUT from then on; set by the first attempt
+	Attempt int       // the latest attempt at the call
+	Began   time.Time // of that attempt
+	Called  bool      // the function has taken the call
+}
+
+// Transition is what one step changes. It is committed whole or not at all. There are three kinds:
+//
+//   - Wait is nil: the step ended. Result is added, the execution goes on to Next or ends, its wait is over.
+//   - Wait.Called is false: the step is about to call its function. The execution waits from now on, for its first
+//     attempt together with a job that expires it at Wait.Until; From goes on, it is not over.
+//   - Wait.Called is true: the function has taken the call. From is over, and the execution waits.
 type Transition struct {
-	From     Job
+	From Job
+	Wait *Wait
+
 	Result   StepResult
 	Previous FileLocation // the execution's Previous from now on
 	Status   Status       // the execution's Status from now on
@@ -39,10 +63,14 @@ type Transition struct {
 type Executions interface {
 	// Execution reads an execution with its results so far.
 	Execution(ctx context.Context, id ExecutionID) (Execution, error)
+	// Resume commits a transition that no job of the queue but a callback brings, with the next job, in one transaction.
+	// If the execution does not wait for this token at this step any more it changes nothing and returns ErrStale.
+	Resume(ctx context.Context, t Transition, token string) error
 }
 
 // Advance commits a transition, the next job and the end of the current job in one transaction. A job that is not the
-// execution's current one any more changes nothing and returns ErrStale.
+// execution's current one any more, or one to expire a wait that is over, or one whose wait has another token, changes
+// nothing and returns ErrStale.
 type Advance func(ctx context.Context, t Transition) error
 
 // ErrStale says that another worker has brought the execution further: this job is done, without effect.
@@ -50,6 +78,9 @@ var ErrStale = errors.New("job is not the execution's current one")
 
 // ErrPermanent, wrapped by a step's error, says that another attempt would not help.
 var ErrPermanent = errors.New("permanent")
+
+// ErrRunning says that an execution which has not ended cannot be done over again.
+var ErrRunning = errors.New("execution has not ended")
 
 // ErrNoCallback says that an execution does not wait for a callback with that token (SendWorkflowStepState).
 var ErrNoCallback = errors.New("execution waits for no callback with this token")

@@ -32,6 +32,11 @@ type Input struct {
 	UploadDate time.Time // UTC
 	Attempt    int       // 1 for the first try
 
+	// Await makes the execution wait for a callback, for so long from the first attempt on; it is durable once it
+	// returns. Only then may the function be called, for it may answer at any moment. A step that called Await and then
+	// ends well has not succeeded: the callback or the timeout ends it.
+	Await func(ctx context.Context, timeout time.Duration) (Wait, error)
+
 	// Output is set by a step that makes a file (COPY): the file becomes ${previous.file}. Zero means that Source does
 	// (AWS: after a step without a file of its own, the location that the step used as input).
 	Output FileLocation
@@ -54,6 +59,10 @@ func (s StepSpec) Name() string {
 		return s.TagStepDetails.Name
 	case s.DeleteStepDetails != nil:
 		return s.DeleteStepDetails.Name
+	case s.CustomStepDetails != nil:
+		return s.CustomStepDetails.Name
+	case s.DecryptStepDetails != nil:
+		return s.DecryptStepDetails.Name
 	}
 	return ""
 }
@@ -68,6 +77,10 @@ func (s StepSpec) SourceFileLocation() string {
 		source = s.TagStepDetails.SourceFileLocation
 	case s.DeleteStepDetails != nil:
 		source = s.DeleteStepDetails.SourceFileLocation
+	case s.CustomStepDetails != nil:
+		source = s.CustomStepDetails.SourceFileLocation
+	case s.DecryptStepDetails != nil:
+		source = s.DecryptStepDetails.SourceFileLocation
 	}
 	if source == "" {
 		return PreviousFile
@@ -84,6 +97,9 @@ func input(x Execution, job Job, spec StepSpec) (*Input, error) {
 		Spec: spec, Original: x.InitialFileLocation, Previous: previous(x),
 		Workflow: x.WorkflowId, Execution: x.ExecutionId, Trigger: x.Trigger, User: x.ServiceMetadata.UserDetails,
 		UploadDate: x.Began.UTC(), Attempt: job.Attempt,
+	}
+	if !x.Uploaded.IsZero() {
+		in.UploadDate = x.Uploaded.UTC()
 	}
 	switch source := spec.SourceFileLocation(); source {
 	case PreviousFile:

@@ -50,9 +50,13 @@ func (s StepSpec) Validate() error {
 	}
 	switch s.Type {
 	case TypeCopy:
-		return s.CopyStepDetails.validate()
+		return destination(TypeCopy, s.CopyStepDetails.DestinationFileLocation)
 	case TypeTag:
 		return s.TagStepDetails.validate()
+	case TypeCustom:
+		return s.CustomStepDetails.validate()
+	case TypeDecrypt:
+		return s.DecryptStepDetails.validate()
 	}
 	return nil
 }
@@ -63,13 +67,11 @@ func (s StepSpec) onlyDetails() error {
 		TypeCopy:    s.CopyStepDetails != nil,
 		TypeTag:     s.TagStepDetails != nil,
 		TypeDelete:  s.DeleteStepDetails != nil,
-		TypeCustom:  len(s.CustomStepDetails) > 0,
-		TypeDecrypt: len(s.DecryptStepDetails) > 0,
+		TypeCustom:  s.CustomStepDetails != nil,
+		TypeDecrypt: s.DecryptStepDetails != nil,
 	}
 	given, known := details[s.Type]
 	switch {
-	case s.Type == TypeCustom, s.Type == TypeDecrypt:
-		return fmt.Errorf("steps of type %s are not supported yet", s.Type)
 	case !known:
 		return fmt.Errorf("unknown step type %q", s.Type)
 	case !given:
@@ -84,22 +86,46 @@ func (s StepSpec) onlyDetails() error {
 	return nil
 }
 
-// validate: AWS copies from S3 to S3 alone, and "you need to provide the bucket and key"
-// (https://docs.aws.amazon.com/transfer/latest/APIReference/API_S3InputFileLocation.html).
-func (d *CopyStepDetails) validate() error {
-	to := d.DestinationFileLocation
+// destination checks where a step writes. AWS: "you need to provide the bucket and key"
+// (https://docs.aws.amazon.com/transfer/latest/APIReference/API_S3InputFileLocation.html), and a file system with a path
+// for EFS (https://docs.aws.amazon.com/transfer/latest/APIReference/API_InputFileLocation.html). Beyond AWS, which keeps
+// COPY to S3, both may name either.
+func destination(step string, to *InputFileLocation) error {
+	const member = "DestinationFileLocation"
 	switch {
-	case to != nil && to.EfsFileLocation != nil:
-		return errors.New("a COPY step copies to Amazon S3 only: DestinationFileLocation cannot have EfsFileLocation")
-	case to == nil || to.S3FileLocation == nil:
-		return errors.New("a COPY step needs DestinationFileLocation.S3FileLocation")
+	case to == nil || to.S3FileLocation == nil && to.EfsFileLocation == nil:
+		return fmt.Errorf("a %s step needs %s.S3FileLocation or %s.EfsFileLocation", step, member, member)
+	case to.S3FileLocation != nil && to.EfsFileLocation != nil:
+		return fmt.Errorf("%s cannot have both S3FileLocation and EfsFileLocation", member)
+	case to.EfsFileLocation != nil && (to.EfsFileLocation.FileSystemId == "" || to.EfsFileLocation.Path == ""):
+		return fmt.Errorf("a %s step needs %s.EfsFileLocation.FileSystemId and Path", step, member)
+	case to.EfsFileLocation != nil:
+		return checkVariables(to.EfsFileLocation.Path)
 	case to.S3FileLocation.Bucket == "":
-		return errors.New("a COPY step needs DestinationFileLocation.S3FileLocation.Bucket")
+		return fmt.Errorf("a %s step needs %s.S3FileLocation.Bucket", step, member)
 	}
 	if err := checkVariables(to.S3FileLocation.Bucket); err != nil {
 		return err
 	}
 	return checkVariables(to.S3FileLocation.Key)
+}
+
+// validate: without a target there is nobody to call; the model says what a target looks like.
+func (d *CustomStepDetails) validate() error {
+	if d.Target == "" {
+		return errors.New("a CUSTOM step needs Target")
+	}
+	if d.TimeoutSeconds < 0 || d.Timeout() > MaxTimeout {
+		return fmt.Errorf("TimeoutSeconds must be from 1 to %d", int(MaxTimeout.Seconds()))
+	}
+	return nil
+}
+
+func (d *DecryptStepDetails) validate() error {
+	if d.Type != "PGP" {
+		return errors.New("a DECRYPT step needs the Type PGP")
+	}
+	return destination(TypeDecrypt, d.DestinationFileLocation)
 }
 
 func (d *TagStepDetails) validate() error {

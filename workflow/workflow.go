@@ -5,10 +5,7 @@
 // them goes out through one function that commits a step's result and the next job together. storage is all it touches.
 package workflow
 
-import (
-	"encoding/json"
-	"time"
-)
+import "time"
 
 // ID is a workflow's id, w-([a-z0-9]{17}).
 type ID string
@@ -34,12 +31,12 @@ type Tag struct {
 
 // StepSpec is one step of a workflow (shape WorkflowStep): Type names which of the details is set.
 type StepSpec struct {
-	Type               string             // COPY, TAG, DELETE, CUSTOM, DECRYPT
-	CopyStepDetails    *CopyStepDetails   `json:",omitempty"`
-	TagStepDetails     *TagStepDetails    `json:",omitempty"`
-	DeleteStepDetails  *DeleteStepDetails `json:",omitempty"`
-	CustomStepDetails  json.RawMessage    `json:",omitempty"` // not supported yet, refused by the API
-	DecryptStepDetails json.RawMessage    `json:",omitempty"` // not supported yet, refused by the API
+	Type               string              // COPY, TAG, DELETE, CUSTOM, DECRYPT
+	CopyStepDetails    *CopyStepDetails    `json:",omitempty"`
+	TagStepDetails     *TagStepDetails     `json:",omitempty"`
+	DeleteStepDetails  *DeleteStepDetails  `json:",omitempty"`
+	CustomStepDetails  *CustomStepDetails  `json:",omitempty"`
+	DecryptStepDetails *DecryptStepDetails `json:",omitempty"`
 }
 
 // CopyStepDetails say where a file is copied to.
@@ -61,6 +58,23 @@ type TagStepDetails struct {
 type DeleteStepDetails struct {
 	Name               string `json:",omitempty"`
 	SourceFileLocation string `json:",omitempty"`
+}
+
+// CustomStepDetails say which function is called with a file.
+type CustomStepDetails struct {
+	Name               string `json:",omitempty"`
+	Target             string `json:",omitempty"` // a Lambda function's ARN
+	TimeoutSeconds     int    `json:",omitempty"` // 1 to 1800; 0 is MaxTimeout
+	SourceFileLocation string `json:",omitempty"`
+}
+
+// DecryptStepDetails say how a file is decrypted and where the plaintext goes.
+type DecryptStepDetails struct {
+	Name                    string             `json:",omitempty"`
+	Type                    string             `json:",omitempty"` // PGP
+	SourceFileLocation      string             `json:",omitempty"`
+	OverwriteExisting       string             `json:",omitempty"` // TRUE or FALSE (default)
+	DestinationFileLocation *InputFileLocation `json:",omitempty"`
 }
 
 // InputFileLocation is a location that a step writes to; Key may hold variables.
@@ -137,6 +151,12 @@ type Execution struct {
 	Ended      time.Time // zero while it runs
 	// Previous is the file that the last finished step left, what ${previous.file} means.
 	Previous FileLocation
+	// Wait is set while the current step's function has been told, or is about to be, and has not called back.
+	Wait *Wait `json:",omitempty"`
+	// RetryOf is the execution that this one does over again, "" for one that an upload caused.
+	RetryOf ExecutionID `json:",omitempty"`
+	// Uploaded is when the upload ended that a retried execution is about; zero means Began.
+	Uploaded time.Time `json:",omitzero"`
 }
 
 // Plan is what an execution has to do.

@@ -81,6 +81,8 @@ func (o *one) Execution(context.Context, workflow.ExecutionID) (workflow.Executi
 	return o.x, nil
 }
 
+func (o *one) Resume(context.Context, workflow.Transition, string) error { return workflow.ErrStale }
+
 func (o *one) advance(_ context.Context, t workflow.Transition) error {
 	if t.From.Phase == workflow.Nominal {
 		o.x.Results.Steps = append(o.x.Results.Steps, t.Result)
