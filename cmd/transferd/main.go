@@ -41,6 +41,7 @@ func commands() []command {
 		{"executions", "show the executions of workflows", runExecutions},
 		{"bans", "show the addresses that are banned because logins failed", runBans},
 		{"unban", "lift the ban of an address", runUnban},
+		{"doctor", "examine an FTP server as a client sees it, and say what mends it", runDoctor},
 		{"healthcheck", "ask a running transferd whether it is ready (exit status 0 or 1)", runHealthcheck},
 		{"version", "print the version", runVersion},
 		{gatewayCommand, "", runGateway},
