@@ -89,6 +89,7 @@ type file struct {
 type multipart struct {
 	name    string
 	content []byte
+	old     *file // what is to be changed; nil if a new file is made
 }
 
 // New makes an empty store.
@@ -282,6 +283,9 @@ func (s *Store) ReadDir(ctx context.Context, name string) iter.Seq2[fs.FileInfo,
 	}
 }
 
+// CanModify implements storage.Modifier as S3 does: from some place on, and no more.
+func (s *Store) CanModify() (anywhere bool) { return false }
+
 // Mkdir implements storage.Backend.
 func (s *Store) Mkdir(ctx context.Context, name string) error {
 	return s.do(ctx, Mkdir, name, func() error {
@@ -296,21 +300,66 @@ func (s *Store) Mkdir(ctx context.Context, name string) error {
 	})
 }
 
-// Rename implements storage.Backend.
+// Rename implements storage.Backend; directories are renamed too.
 func (s *Store) Rename(ctx context.Context, oldName, newName string) error {
 	return s.do(ctx, Rename, oldName, func() error {
 		fi, err := s.stat(oldName)
 		if err != nil {
 			return err
 		}
-		if fi.IsDir() {
-			return fmt.Errorf("directory: %w", errors.ErrUnsupported)
-		}
 		if _, err := s.stat(newName); err == nil {
 			return fmt.Errorf("%q: %w", newName, fs.ErrExist)
 		}
+		if fi.IsDir() {
+			return s.renameDir(oldName, newName)
+		}
 		s.files[newName] = s.files[oldName]
 		delete(s.files, oldName)
+		return nil
+	})
+}
+
+// renameDir moves all that is below a directory; mu is held.
+func (s *Store) renameDir(oldName, newName string) error {
+	if oldName == "" || strings.HasPrefix(newName, oldName+"/") {
+		return fmt.Errorf("%q is below it: %w", newName, fs.ErrInvalid)
+	}
+	moved := func(name string) (string, bool) {
+		rest, ok := strings.CutPrefix(name, oldName+"/")
+		return newName + "/" + rest, ok
+	}
+	for _, name := range slices.Collect(maps.Keys(s.files)) {
+		if to, ok := moved(name); ok {
+			s.files[to] = s.files[name]
+			delete(s.files, name)
+		}
+	}
+	for _, name := range slices.Collect(maps.Keys(s.dirs)) {
+		if to, ok := moved(name); ok {
+			s.dirs[to] = true
+			delete(s.dirs, name)
+		}
+	}
+	delete(s.dirs, oldName)
+	s.dirs[newName] = true
+	return nil
+}
+
+// Replace implements storage.Replacer.
+func (s *Store) Replace(ctx context.Context, oldName, newName string) error {
+	return s.do(ctx, Rename, oldName, func() error {
+		f, ok := s.files[oldName]
+		if !ok {
+			if fi, err := s.stat(oldName); err == nil && fi.IsDir() {
+				return storage.ErrIsDirectory
+			}
+			return fs.ErrNotExist
+		}
+		if fi, err := s.stat(newName); err == nil && fi.IsDir() {
+			return fmt.Errorf("%q: %w", newName, fs.ErrExist)
+		}
+		delete(s.files, oldName)
+		s.files[newName] = f
 		return nil
 	})
 }

@@ -125,3 +125,33 @@ func TestMisuseIsReported(t *testing.T) {
 		}
 	}
 }
+
+// TestCrashWhileAFileIsChanged: what had left is there, and the file is no shorter than before.
+func TestCrashWhileAFileIsChanged(t *testing.T) {
+	t.Parallel()
+	old, more := storagetest.Bytes(2, 5000), storagetest.Bytes(3, 3500)
+	for _, off := range []int{0, 1500, 5000} {
+		s := memory.New(memory.Config{PartSize: 1000, Misuse: func(what string) { t.Error(what) }})
+		storagetest.Write(t, s, "f", old)
+		dead := storage.DeadUpload{ID: "id-2"}
+		u, err := s.Create(t.Context(), "f", storage.CreateOptions{ID: dead.ID, Modify: true, Note: func(_ context.Context, token string) error {
+			dead.Token = token
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.WriteAt(more, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		s.Crash()
+		obj, err := s.Resume(t.Context(), "f", dead)
+		if err != nil || obj.Size < int64(len(old)) {
+			t.Fatalf("from %d: resume: %+v, %v", off, obj, err)
+		}
+		got, _, _, _ := s.Content("f")
+		if !bytes.Equal(got[:off+3000], append(bytes.Clone(old[:off]), more[:3000]...)) || off+3000 < len(old) && !bytes.Equal(got[off+3000:], old[off+3000:]) {
+			t.Errorf("from %d: wrong content", off)
+		}
+	}
+}

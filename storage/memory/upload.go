@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"slices"
 	"sync/atomic"
 
@@ -25,6 +26,8 @@ type upload struct {
 
 	// The caller's goroutine owns these.
 	token string
+	old   *file  // what the upload changes; nil if it makes a new file
+	wrote bool   // the first write has come
 	sent  int64  // bytes that have left
 	held  []byte // the bytes from sent on, with holes
 	end   int    // held[:end] was written
@@ -46,6 +49,9 @@ func (s *Store) Create(ctx context.Context, name string, opt storage.CreateOptio
 			s.cfg.Misuse(fmt.Sprintf("upload id %q was used before", opt.ID))
 		}
 		s.used[opt.ID] = true
+		if opt.Modify {
+			u.old = s.files[name]
+		}
 		u.process = s.process
 		return nil
 	})
@@ -99,8 +105,19 @@ func (u *upload) write(p []byte, off int64) error {
 	if err := u.do(u.ctx, Write, func() error { return nil }); err != nil {
 		return err
 	}
+	if u.old != nil && !u.wrote && len(p) > 0 {
+		if err := u.start(off); err != nil {
+			return err
+		}
+	}
 	for len(p) > 0 {
 		window := 2 * int64(u.store.cfg.PartSize)
+		if off >= u.sent+window && u.old != nil {
+			u.fill(len(u.held))
+			if err := u.sendFull(); err != nil {
+				return err
+			}
+		}
 		if off < u.sent || off >= u.sent+window {
 			return fmt.Errorf("memory: write at %d, sent up to %d: %w", off, u.sent, storage.ErrRandomAccess)
 		}
@@ -112,13 +129,53 @@ func (u *upload) write(p []byte, off int64) error {
 		copy(u.held[at:], p[:n])
 		u.mark(span{at, at + n})
 		p, off = p[n:], off+int64(n)
-		for u.end > u.store.cfg.PartSize { // more than one part: S3 sends the first
-			if err := u.send(u.store.cfg.PartSize); err != nil {
-				return err
-			}
+		if err := u.sendFull(); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (u *upload) sendFull() error {
+	for u.end > u.store.cfg.PartSize { // more than one part: S3 sends the first
+		if err := u.send(u.store.cfg.PartSize); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start takes the offset of the first write to a file that is changed. As on S3, what fills parts before it leaves by a
+// copy; the rest is filled in when it is needed.
+func (u *upload) start(off int64) error {
+	u.wrote = true
+	if off > int64(len(u.old.content)) {
+		return fmt.Errorf("memory: first write at %d of a file of %d bytes: %w", off, len(u.old.content), storage.ErrRandomAccess)
+	}
+	if off >= int64(u.store.cfg.PartSize) {
+		u.sent = off
+	}
+	return nil
+}
+
+// fill takes what of held[:to] nobody wrote from the old file.
+func (u *upload) fill(to int) {
+	if u.old == nil {
+		return
+	}
+	rest := u.old.content[min(u.sent, int64(len(u.old.content))):]
+	to = min(to, len(rest))
+	if grow := to - len(u.held); grow > 0 {
+		u.held = append(u.held, make([]byte, grow)...)
+	}
+	for u.end < to {
+		gap := span{u.end, to}
+		for _, s := range u.ahead {
+			gap.to = min(gap.to, s.from)
+		}
+		copy(u.held[gap.from:gap.to], rest[gap.from:gap.to])
+		u.mark(gap)
+	}
 }
 
 // mark notes that a span was written.
@@ -165,7 +222,11 @@ func (u *upload) begin() error {
 	err := u.do(ctx, Note, func() error {
 		u.store.last++
 		u.token = fmt.Sprintf("token-%d", u.store.last)
-		u.store.parts[u.token] = &multipart{name: u.name}
+		m := &multipart{name: u.name, old: u.old}
+		if u.old != nil {
+			m.content = slices.Clone(u.old.content[:u.sent])
+		}
+		u.store.parts[u.token] = m
 		return nil
 	})
 	if err != nil || u.opt.Note == nil {
@@ -182,7 +243,11 @@ func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
 	defer u.enter("Commit", true)()
 	var obj storage.Object
 	err := u.err
-	if err == nil && u.token != "" && u.end > 0 {
+	if err == nil && u.old != nil && !u.wrote {
+		return u.unchanged(ctx)
+	}
+	u.fill(math.MaxInt)
+	if err == nil && u.end > 0 && (u.token != "" || u.sent > 0) {
 		err = u.send(u.end)
 	}
 	if err == nil {
@@ -205,6 +270,19 @@ func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
 		return storage.Object{}, err
 	}
 	return obj, nil
+}
+
+// unchanged is the end of an upload that was to change a file and wrote nothing.
+func (u *upload) unchanged(ctx context.Context) (obj storage.Object, err error) {
+	err = u.do(ctx, Commit, func() error {
+		f, ok := u.store.files[u.name]
+		if !ok {
+			return fs.ErrNotExist
+		}
+		obj = f.obj
+		return nil
+	})
+	return obj, err
 }
 
 // Abort implements storage.Upload.
@@ -237,6 +315,9 @@ func (s *Store) Resume(ctx context.Context, name string, dead storage.DeadUpload
 		var content []byte
 		if m, ok := s.parts[dead.Token]; ok {
 			content = m.content
+			if m.old != nil && len(content) < len(m.old.content) { // never shorter than what stood
+				content = slices.Concat(content, m.old.content[len(content):])
+			}
 		}
 		delete(s.parts, dead.Token)
 		for token, m := range s.parts { // made, but never noted: no part was sent
