@@ -37,6 +37,9 @@ type File struct {
 	undecided bool           // whether it changes what stands: the first write will tell
 	begun     bool           // the journal has the row
 	closed    bool           // Close, Commit or the session's end has come
+	attrs     storage.Attrs  // what it is to have beside its bytes, without the size
+	resized   *int64         // the size that it is to have, if its client said one
+	shrunk    bool           // that was once smaller than it was
 	untouched bool           // by Commit: nothing was written to a file that stands, so there is nothing to settle
 	waiting   *Commit        // committed, and Settle has not come yet
 	released  bool           // a WriteAt was cut off by the session's end: its bytes are missing
@@ -73,6 +76,10 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 			f.fail("OPEN", err)
 			return 0, err
 		}
+	}
+	if err := f.grow(off, int64(len(p))); err != nil {
+		f.fail("WRITE", err)
+		return 0, err
 	}
 	n, err := f.up.WriteAt(p, off)
 	if n > 0 {
@@ -161,12 +168,15 @@ func (f *File) close(finish func() error) error {
 	return finish()
 }
 
-// leave ends an upload that changed nothing of what stands. mu is held.
+// leave ends an upload that wrote nothing to what stands. mu is held.
 func (f *File) leave() error {
 	if err := f.abort(); err != nil {
 		f.s.failed("CLOSE", f.path, err)
 		return err
 	}
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
+	defer cancel()
+	f.dress(ctx, &storage.Object{Size: f.row.Base}, Complete)
 	f.s.event("CLOSE", slog.String("path", f.row.Location.Path()), f.bytesIn(Verdict{}), slog.String("upload-id", f.row.ID))
 	return nil
 }
@@ -238,6 +248,9 @@ func (f *File) commit(outcome Outcome, evidence Evidence) error {
 	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
 	defer cancel()
 	obj, err := f.up.Commit(ctx)
+	if err == nil {
+		f.dress(ctx, &obj, outcome)
+	}
 	v := Verdict{Outcome: outcome, Evidence: evidence, Object: obj, Received: f.received.Load(), Ended: f.s.m.cfg.Now()}
 	if err == nil {
 		return f.end(v)

@@ -69,7 +69,12 @@ type CreateOptions struct {
 	Truncate bool
 	// Declared is how large the client said the file would be, 0 if it did not say.
 	Declared int64
+	// Mode is what the client wants a file that it makes to have, 0 if it did not say. Stores without modes ignore it.
+	Mode fs.FileMode
 }
+
+// umask is what Mode is never: a file that others may write takes a SETSTAT.
+const umask = 0o022
 
 // mode is how AWS's logs would say it (transfer-api 8.2); they know the first only.
 func (o CreateOptions) mode() string {
@@ -143,6 +148,7 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 			return nil, err
 		}
 	}
+	s.mode(f, opt)
 	if !f.undecided {
 		if err := f.open(); err != nil {
 			return nil, err
@@ -179,6 +185,17 @@ func (s *Session) keep(f *File, opt CreateOptions) error {
 	f.row.Modify, f.row.Base = true, info.Size()
 	f.size.Store(info.Size())
 	return nil
+}
+
+// mode notes what the client wants a file that it makes to have.
+func (s *Session) mode(f *File, opt CreateOptions) {
+	if opt.Mode == 0 || f.row.Modify || !s.fs.HasAttrs(s.ctx, f.path) {
+		return
+	}
+	if _, err := s.fs.Stat(s.ctx, f.path); errors.Is(err, fs.ErrNotExist) {
+		mode := opt.Mode.Perm() &^ umask
+		f.attrs.Mode = &mode
+	}
 }
 
 // metadata is what a file carries beside it, after AWS's user-agent and user-agent-id (transfer-api 3.3).
@@ -234,10 +251,19 @@ func (s *Session) change(event, p string, do func(context.Context, string) error
 
 // Rename moves a file that is committed. A rename is no upload: no workflow starts (transfer-api 5.7).
 func (s *Session) Rename(oldPath, newPath string) error {
+	return s.rename(oldPath, newPath, s.fs.Rename)
+}
+
+// Replace is Rename, but a file that stands at the new path is replaced, where the store can do that.
+func (s *Session) Replace(oldPath, newPath string) error {
+	return s.rename(oldPath, newPath, s.fs.Replace)
+}
+
+func (s *Session) rename(oldPath, newPath string, do func(ctx context.Context, oldPath, newPath string) error) error {
 	if loc, err := s.fs.Locate(newPath); err == nil && s.m.cfg.Unsettled(loc) {
 		return fmt.Errorf("an earlier upload awaits recovery: %w", storage.ErrUnavailable)
 	}
-	if err := s.fs.Rename(s.ctx, oldPath, newPath); err != nil {
+	if err := do(s.ctx, oldPath, newPath); err != nil {
 		s.failed("RENAME", oldPath, err)
 		return err
 	}

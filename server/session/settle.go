@@ -21,6 +21,7 @@ func (f *File) Commit() error {
 			f.s.failed("CLOSE", f.path, err, f.bytesIn(v), slog.String("upload-id", f.row.ID))
 			return errors.Join(err, f.end(v))
 		}
+		f.dress(ctx, &obj, Complete)
 		return f.mark(Commit{Object: obj, Received: f.received.Load()})
 	})
 }

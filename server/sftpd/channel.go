@@ -158,7 +158,10 @@ func (c *connection) front(ch ssh.Channel, s *session.Session) (_ *front, done f
 			return up, nil
 		},
 		realPath:     h.RealPath,
+		readLink:     h.Readlink,
 		stat:         h.stat,
+		lstat:        h.lstat,
+		setstat:      h.setstat,
 		change:       h.change,
 		over:         func() bool { return s.Context().Err() != nil },
 		uploadBegins: c.beginUpload,

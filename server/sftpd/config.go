@@ -7,7 +7,7 @@
 // (path.go), and hands downloads and listings through a bridge (bridge.go) to pkg/sftp's RequestServer, whose handlers
 // (handlers.go) call the same session. What both answer goes out through one place (replies.go).
 //
-// It knows nothing of buckets, journals or workflows, and of storage only the names of its errors. No text of an error
+// It knows nothing of buckets, journals or workflows, and of storage only its errors and attributes. No text of an error
 // that comes from below reaches a client (status.go).
 package sftpd
 

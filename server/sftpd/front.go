@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 )
 
 var (
@@ -18,22 +19,25 @@ var (
 	errOrder = errors.New("INIT at the wrong place")
 )
 
-// The extensions that we name in VERSION (OpenSSH's PROTOCOL, 4). posix-rename is not among them: it promises to
-// replace what stands at the new name, and a rename here never does (transfer-api 6.1).
+// The extensions that we name in VERSION (OpenSSH's PROTOCOL, 4).
 const (
 	extLimits      = "limits@openssh.com"
 	extFsync       = "fsync@openssh.com"
 	extPosixRename = "posix-rename@openssh.com"
+	extHardlink    = "hardlink@openssh.com"
 )
 
 // backing is what a front works on: a session and its connection, seen from the packets.
 type backing struct {
 	createUpload func(path string, opt session.CreateOptions) (file, error)
 	realPath     func(path string) (string, error)
-	stat         func(path string) (fs.FileInfo, error)
-	change       func(method, path, target string) error // names and attributes
-	over         func() bool                             // the session has ended
-	uploadBegins func() bool                             // false: no new uploads
+	readLink     func(path string) (string, error)
+	stat, lstat  func(path string) (fs.FileInfo, error)
+	change       func(method, path, target string) error // names
+	// setstat changes attributes, as they stand in the packet; of an upload through its own set.
+	setstat      func(path string, attrs []byte, set func(storage.Attrs) error) error
+	over         func() bool // the session has ended
+	uploadBegins func() bool // false: no new uploads
 	uploadEnds   func()
 	used         func() // a packet came or went
 	now          func() time.Time
@@ -135,7 +139,7 @@ func (f *front) init(packet []byte) error {
 	}
 	f.begun = true
 	var body []byte
-	for _, s := range []string{extLimits, "1", extFsync, "1"} {
+	for _, s := range []string{extLimits, "1", extFsync, "1", extPosixRename, "1", extHardlink, "1"} {
 		body = binary.BigEndian.AppendUint32(body, uint32(len(s)))
 		body = append(body, s...)
 	}
@@ -158,7 +162,7 @@ func (f *front) extended(packet []byte) error {
 			return errMalformed
 		}
 		return f.fsync(id, handle)
-	case extPosixRename: // some ask without having been told of it: a plain rename serves them better than a refusal
+	case extPosixRename, extHardlink:
 		longest, ok := wellFormed(packet)
 		switch {
 		case !ok:

@@ -1,6 +1,7 @@
 package sftpd
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +15,12 @@ import (
 	"github.com/pkg/sftp"
 
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 )
 
 // handlers answer what pkg/sftp's RequestServer and the front ask: everything but uploads. RequestServer's workers have no recover of their own,
 // so each method here guards itself: a panic is an answer "failure" and an entry in the log, not the daemon's end. Its
-// requests' attributes are not looked at: they may be cut, and nothing here needs them.
+// requests' attributes are read by parseAttrs alone: they may be cut.
 type handlers struct {
 	conn    *connection
 	session *session.Session
@@ -59,16 +61,30 @@ func (h *handlers) Filewrite(*sftp.Request) (io.WriterAt, error) {
 }
 
 // Filecmd changes names and attributes.
-func (h *handlers) Filecmd(r *sftp.Request) error { return h.change(r.Method, r.Filepath, r.Target) }
+func (h *handlers) Filecmd(r *sftp.Request) error {
+	if r.Method == "Setstat" {
+		return h.setstat(r.Filepath, append(binary.BigEndian.AppendUint32(nil, r.Flags), r.Attrs...), nil)
+	}
+	return h.change(r.Method, r.Filepath, r.Target)
+}
+
+// PosixRename is Filecmd for the rename that replaces.
+func (h *handlers) PosixRename(r *sftp.Request) error {
+	return h.change("PosixRename", r.Filepath, r.Target)
+}
 
 // change does what a method says to a path, for pkg/sftp and for the front.
 func (h *handlers) change(method, path, target string) (err error) {
 	defer h.guard(method, &err)
 	switch method {
-	case "Setstat":
-		return h.setstat(path)
 	case "Rename":
-		return h.session.Rename(path, target)
+		return h.session.Rename(path, target) // refuses what stands (filexfer-02, 6.5)
+	case "PosixRename":
+		return h.session.Replace(path, target)
+	case "Symlink":
+		return h.session.Symlink(path, target)
+	case "Link":
+		return h.session.Link(path, target)
 	case "Remove":
 		return h.session.Remove(path)
 	case "Mkdir":
@@ -76,12 +92,29 @@ func (h *handlers) change(method, path, target string) (err error) {
 	case "Rmdir":
 		return h.session.Rmdir(path)
 	}
-	return errors.ErrUnsupported // links: S3 has none (transfer-api 6.1)
+	return errors.ErrUnsupported
 }
 
-// setstat does what SetStatOption says about SETSTAT and FSETSTAT on S3: refuse, or say yes, do nothing and log it
+// setstat changes attributes, as they stand in a packet, of a path or of what set belongs to.
+func (h *handlers) setstat(path string, attrs []byte, set func(storage.Attrs) error) (err error) {
+	defer h.guard("SETSTAT", &err)
+	if set == nil {
+		set = func(a storage.Attrs) error { return h.session.SetAttrs(path, a) }
+	}
+	a, whole := parseAttrs(attrs)
+	err = set(a)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return h.noAttrs(path)
+	}
+	if err == nil && !whole {
+		return fs.ErrInvalid
+	}
+	return err
+}
+
+// noAttrs does what SetStatOption says about SETSTAT and FSETSTAT on S3: refuse, or say yes, do nothing and log it
 // (API: ProtocolDetails).
-func (h *handlers) setstat(path string) error {
+func (h *handlers) noAttrs(path string) error {
 	details := h.conn.settings.Server.ProtocolDetails
 	if details == nil || details.SetStatOption != "ENABLE_NO_OP" {
 		return errAttributes
@@ -95,6 +128,27 @@ func (h *handlers) setstat(path string) error {
 func (h *handlers) RealPath(path string) (_ string, err error) {
 	defer h.guard("REALPATH", &err)
 	return h.session.RealPath(path), nil
+}
+
+// Readlink is what a link says, for pkg/sftp and for the front.
+func (h *handlers) Readlink(path string) (_ string, err error) {
+	defer h.guard("READLINK", &err)
+	return h.session.ReadLink(path)
+}
+
+// lstat is stat, but of a link itself.
+func (h *handlers) lstat(path string) (_ fs.FileInfo, err error) {
+	defer h.guard("LSTAT", &err)
+	return h.session.Lstat(path)
+}
+
+// Lstat is lstat for pkg/sftp.
+func (h *handlers) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
+	info, err := h.lstat(r.Filepath)
+	if err != nil {
+		return nil, err
+	}
+	return single{info}, nil
 }
 
 // stat describes a file or directory, for pkg/sftp and for the front.
@@ -116,7 +170,7 @@ func (h *handlers) Filelist(r *sftp.Request) (_ sftp.ListerAt, err error) {
 	case "List":
 		return h.list(r.Filepath)
 	}
-	return nil, errors.ErrUnsupported // readlink
+	return nil, errors.ErrUnsupported
 }
 
 // list begins a listing. The first entry is fetched at once, so that OPENDIR fails where there is no directory.
@@ -217,7 +271,7 @@ func (e entry) Name() string      { return e.info.Name() }
 func (e entry) Size() int64       { return e.info.Size() }
 func (e entry) Mode() fs.FileMode { return e.info.Mode() }
 func (e entry) IsDir() bool       { return e.info.IsDir() }
-func (e entry) Sys() any          { return nil }
+func (e entry) Sys() any          { return e.info.Sys() } // owner and group, if it is a file system's
 func (e entry) ModTime() time.Time {
 	if t := e.info.ModTime(); t.Unix() > 0 {
 		return t

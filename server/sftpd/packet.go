@@ -45,6 +45,7 @@ const (
 	openExcl   = 0x20
 
 	attrSize        = 0x01
+	attrOwner       = 0x02
 	attrPermissions = 0x04
 	attrTimes       = 0x08
 )

@@ -27,7 +27,7 @@ func (r *rig) raw(t *testing.T) *raw {
 	c := r.bare(t)
 	c.packet(1, u32(3))
 	if typ, body := c.answer(); typ != 2 || !strings.Contains(string(body), "limits@openssh.com") ||
-		!strings.Contains(string(body), "fsync@openssh.com") || strings.Contains(string(body), "posix-rename") {
+		!strings.Contains(string(body), "fsync@openssh.com") || !strings.Contains(string(body), "posix-rename@openssh.com") || !strings.Contains(string(body), "hardlink@openssh.com") {
 		t.Fatalf("VERSION = %d %q", typ, body)
 	}
 	return c

@@ -42,6 +42,7 @@ type rig struct {
 	store   *store
 	journal *journal
 	log     *logs
+	grant   identity.Grant
 	key     ssh.Signer
 	keyFile string
 	addr    string
@@ -72,6 +73,7 @@ func newRig(t *testing.T, options ...option) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, store: newStore(), journal: newJournal(), log: &logs{}, served: make(chan struct{})}
+	r.grant = identity.Grant{UserName: user, Role: "arn:aws:iam::123456789012:role/r", HomeDirectory: "/bucket/home"}
 	r.key, r.keyFile = newKey(t)
 	r.settings = sftpd.Settings{HostKeys: keys, Server: server.Server{
 		Arn: "arn:aws:transfer:us-east-1:123456789012:server/s-1", ServerId: "s-1", Domain: "S3",
@@ -129,7 +131,7 @@ func (r *rig) Authenticate(_ context.Context, a identity.Attempt) (identity.Gran
 	if a.UserName != user || !bytes.Equal(a.PublicKey, r.key.PublicKey().Marshal()) || a.Server != "s-1" || a.Protocol != "SFTP" {
 		return identity.Grant{}, identity.ErrDenied
 	}
-	return identity.Grant{UserName: user, Role: "arn:aws:iam::123456789012:role/r", HomeDirectory: "/bucket/home"}, nil
+	return r.grant, nil
 }
 
 // newKey makes a user's key, and a file of it for other people's clients.

@@ -148,8 +148,9 @@ func (d *discard) WriteAt(p []byte, off int64) (int, error) {
 	d.size = off + int64(len(p))
 	return len(p), nil
 }
-func (d *discard) Close() error { return nil }
-func (d *discard) Size() int64  { return d.size }
+func (d *discard) Close() error                 { return nil }
+func (d *discard) SetAttrs(storage.Attrs) error { return nil }
+func (d *discard) Size() int64                  { return d.size }
 
 // wire plays a client: it gives out the stream for ever and swallows the replies.
 type wire struct {
@@ -195,7 +196,7 @@ func writes(size int) []byte {
 func TestWriteAllocatesNothing(t *testing.T) { // not parallel: others' allocations would count
 	f := benchFront(&wire{})
 	f.begun = true
-	if _, err := f.create("x", openWrite|openCreate); err != nil {
+	if _, err := f.create("x", openWrite|openCreate, storage.Attrs{}); err != nil {
 		t.Fatal(err)
 	}
 	packet := writes(32 << 10)[4:]
@@ -214,7 +215,7 @@ func BenchmarkFront(b *testing.B) {
 			w := &wire{stream: writes(size)}
 			f := benchFront(w)
 			f.begun = true
-			if _, err := f.create("x", openWrite|openCreate); err != nil {
+			if _, err := f.create("x", openWrite|openCreate, storage.Attrs{}); err != nil {
 				b.Fatal(err)
 			}
 			w.left = b.N * len(w.stream)

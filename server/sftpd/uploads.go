@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 )
 
 // Our own refusals.
@@ -27,6 +28,7 @@ type file interface {
 	// Close returns when the file is committed and its verdict durable.
 	Close() error
 	Size() int64
+	SetAttrs(a storage.Attrs) error
 }
 
 // upload is one open upload handle.
@@ -77,7 +79,8 @@ func (f *front) open(packet []byte) error {
 	if flags&(openWrite|openAppend|openCreate|openTrunc) == 0 {
 		return f.forward(packet)
 	}
-	handle, err := f.create(string(path), flags)
+	attrs, _ := parseAttrs(d.rest) // of a file that is made: what is cut says nothing
+	handle, err := f.create(string(path), flags, attrs)
 	if err != nil {
 		return f.out.status(id, statusOf(err))
 	}
@@ -90,7 +93,7 @@ func (f *front) open(packet []byte) error {
 // change files anywhere, the first write tells. APPEND goes to the end whatever the offsets are: OpenSSH's reput says it
 // and sends offsets all the same. Many libraries (pkg/sftp's Create for one) ask for READ too when they make a file; the
 // handle is an upload's all the same, and a READ on it is refused.
-func (f *front) create(path string, flags uint32) (string, error) {
+func (f *front) create(path string, flags uint32, attrs storage.Attrs) (string, error) {
 	switch {
 	case flags&openWrite == 0:
 		return "", errOpenFlags
@@ -101,7 +104,7 @@ func (f *front) create(path string, flags uint32) (string, error) {
 		f.quota.give()
 		return "", errStopping
 	}
-	file, err := f.createFile(path, flags)
+	file, err := f.createFile(path, flags, attrs)
 	if err != nil {
 		f.quota.give()
 		f.uploadEnds()
@@ -113,19 +116,26 @@ func (f *front) create(path string, flags uint32) (string, error) {
 	return handle, nil
 }
 
-func (f *front) createFile(path string, flags uint32) (file, error) {
+func (f *front) createFile(path string, flags uint32, attrs storage.Attrs) (file, error) {
 	if flags&openCreate == 0 { // "CREAT must also be specified" for a file to be made (filexfer-02, 6.3)
 		if _, err := f.stat(path); err != nil {
 			return nil, err
 		}
 	}
-	return f.createUpload(path, session.CreateOptions{
+	opt := session.CreateOptions{
 		Exclusive: flags&openExcl != 0,
 		Append:    flags&openAppend != 0,
 		Modify:    flags&openTrunc == 0,
 		Ambiguous: flags&openRead == 0,
 		Truncate:  flags&openTrunc != 0,
-	})
+	}
+	if attrs.Size != nil {
+		opt.Declared = *attrs.Size
+	}
+	if attrs.Mode != nil {
+		opt.Mode = *attrs.Mode
+	}
+	return f.createUpload(path, opt)
 }
 
 // write answers WRITE. This is the hot path: it runs in the order of the packets and allocates nothing.
@@ -217,7 +227,7 @@ func (f *front) fsetstat(packet []byte) error {
 	if u == nil {
 		return f.forward(packet)
 	}
-	return f.out.status(id, statusOf(f.change("Setstat", u.path, "")))
+	return f.out.status(id, statusOf(f.setstat(u.path, d.rest, u.file.SetAttrs)))
 }
 
 // fsync answers fsync@openssh.com: yes once every WRITE before it was taken. What makes a file durable is CLOSE; before

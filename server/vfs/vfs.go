@@ -150,8 +150,14 @@ func (f *FS) Mkdir(ctx context.Context, p string) error {
 	return at.fail("mkdir", b.Mkdir(ctx, at.name))
 }
 
-// Rename moves a file inside one store; errors.ErrUnsupported across stores.
+// Rename moves a file inside one store; errors.ErrUnsupported across stores, fs.ErrExist if something stands there.
 func (f *FS) Rename(ctx context.Context, oldPath, newPath string) error {
+	return f.move(ctx, oldPath, newPath, func(b storage.Backend) func(context.Context, string, string) error { return b.Rename })
+}
+
+// move moves a file inside one store, as how says.
+func (f *FS) move(ctx context.Context, oldPath, newPath string,
+	how func(storage.Backend) func(ctx context.Context, oldName, newName string) error) error {
 	from, err := f.inside("rename", oldPath)
 	if err != nil {
 		return err
@@ -167,7 +173,10 @@ func (f *FS) Rename(ctx context.Context, oldPath, newPath string) error {
 	if err != nil {
 		return err
 	}
-	return from.fail("rename", b.Rename(ctx, from.name, to.name))
+	if err := f.linkless(ctx, b, to); err != nil {
+		return to.fail("rename", err)
+	}
+	return from.fail("rename", how(b)(ctx, from.name, to.name))
 }
 
 // Remove deletes a file.
@@ -186,7 +195,11 @@ func (f *FS) remove(ctx context.Context, op, p string, dir bool) error {
 	if err != nil {
 		return err
 	}
-	info, err := b.Stat(ctx, at.name)
+	look := b.Stat
+	if l, ok := b.(storage.Linker); ok {
+		look = l.Lstat // a link is removed and not what it leads to
+	}
+	info, err := look(ctx, at.name)
 	switch {
 	case err != nil:
 		return at.fail(op, err)
@@ -269,7 +282,7 @@ func (f *FS) readStore(ctx context.Context, at place, yield func(fs.FileInfo, er
 			yield(nil, at.fail("readdir", err))
 			return
 		}
-		if f.grants.hides(at.client, info.Name()) {
+		if f.grants.hides(at.client, info.Name()) || f.home.Type == typeLogical && info.Mode()&fs.ModeSymlink != 0 {
 			continue
 		}
 		if !yield(info, nil) {
@@ -317,6 +330,9 @@ func (f *FS) inside(op, p string) (place, error) {
 
 func (f *FS) backend(ctx context.Context, op string, at place) (storage.Backend, error) {
 	b, err := f.stores.Backend(ctx, f.domain, at.store)
+	if err == nil {
+		err = f.linkless(ctx, b, at)
+	}
 	return b, at.fail(op, err)
 }
 
