@@ -59,13 +59,13 @@ func (f *Fleet) serve(ctx context.Context, s server.Server) error {
 		return fmt.Errorf("read host keys: %w", err)
 	}
 	settings := Settings{Server: s, HostKeys: keys}
-	var addresses []server.Tag
+	addresses := map[place]server.Tag{}
 	wanted, listening := 0, 0
 	for n, door := range f.cfg.Doors {
 		at := place{s.ServerId, n}
 		if door.Serves != nil && !door.Serves(s) {
 			f.shut(at)
-			addresses = append(addresses, server.Tag{Key: door.TagAddress})
+			addresses[at] = server.Tag{Key: door.TagAddress}
 			continue
 		}
 		wanted++
@@ -78,7 +78,7 @@ func (f *Fleet) serve(ctx context.Context, s server.Server) error {
 		}
 		if i != nil {
 			listening++
-			addresses = append(addresses, server.Tag{Key: door.TagAddress, Value: i.address})
+			addresses[at] = server.Tag{Key: door.TagAddress, Value: i.address}
 		}
 	}
 	switch {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -41,7 +42,11 @@ type Config struct {
 	// Supports says what a server asks for that this build cannot serve; nil if it can. It is asked before a start and
 	// again whenever the catalogue changes: an error makes the server START_FAILED, also one that is ONLINE, and whoever
 	// looks at the server can read it. Nil serves all.
-	Supports   func(s server.Server) error
+	Supports func(s server.Server) error
+	// Shared says that the fleets of other nodes serve the same catalogue. Then a server's addresses are those of whoever
+	// opened its doors last, and a node that cannot serve a server which is ONLINE leaves it to the others and goes on
+	// trying.
+	Shared     bool
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -75,6 +80,7 @@ type Fleet struct {
 	// What follows belongs to Run's goroutine.
 	running map[place]*instance
 	trouble map[place]trouble
+	written map[place]string // the addresses that this fleet has written into the catalogue
 }
 
 // trouble is what Run remembers of a door that should be open and is not.
@@ -106,7 +112,7 @@ func New(cfg Config) *Fleet {
 	}
 	f := &Fleet{
 		cfg: cfg, ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		running: map[place]*instance{}, trouble: map[place]trouble{},
+		running: map[place]*instance{}, trouble: map[place]trouble{}, written: map[place]string{},
 		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "transferd_servers", Help: "Servers in the catalogue.",
 		}, []string{"state"}),
@@ -170,11 +176,9 @@ func (f *Fleet) reconcile(ctx context.Context) error {
 			f.stop(at, i)
 		}
 	}
-	for at := range f.trouble {
-		if !known[at.server] {
-			delete(f.trouble, at)
-		}
-	}
+	unknown := func(at place) bool { return !known[at.server] }
+	maps.DeleteFunc(f.trouble, func(at place, _ trouble) bool { return unknown(at) })
+	maps.DeleteFunc(f.written, func(at place, _ string) bool { return unknown(at) })
 	f.servers.Reset()
 	for state, n := range states {
 		f.servers.WithLabelValues(string(state)).Set(float64(n))
@@ -227,16 +231,29 @@ func (f *Fleet) settle(ctx context.Context, s server.Server) error {
 func (f *Fleet) giveUp(ctx context.Context, s server.Server, cause error) error {
 	f.close(s.ServerId)
 	f.cfg.Log.Error("server cannot start", "server", string(s.ServerId), "error", cause.Error())
+	if f.cfg.Shared && s.State == server.Online {
+		return nil // the next tick tries again
+	}
 	return f.transition(ctx, s, server.StartFailed, func(s *server.Server) {
 		setTag(s, TagStartError, tagValue(cause.Error()))
 	})
 }
 
-// online writes that a server is up, and where. Nothing is written if the catalogue says so already.
-func (f *Fleet) online(ctx context.Context, s server.Server, addresses []server.Tag) error {
-	news := func(t server.Tag) bool { return tag(s, t.Key) != t.Value }
-	if s.State == server.Online && !slices.ContainsFunc(addresses, news) && tag(s, TagStartError) == "" {
+// online writes that a server is up, and where. Nothing is written if the catalogue says so already, or says where it is up
+// on another node: each writes an address once, or they would go on writing in turns.
+func (f *Fleet) online(ctx context.Context, s server.Server, addresses map[place]server.Tag) error {
+	news := false
+	for at, t := range addresses {
+		mine := f.written[at] != t.Value || t.Value == "" || tag(s, t.Key) == ""
+		if tag(s, t.Key) != t.Value && (!f.cfg.Shared || mine) {
+			news = true
+		}
+	}
+	if s.State == server.Online && !news && tag(s, TagStartError) == "" {
 		return nil
+	}
+	for at, t := range addresses {
+		f.written[at] = t.Value
 	}
 	return f.transition(ctx, s, server.Online, func(s *server.Server) {
 		for _, t := range addresses {
