@@ -46,6 +46,8 @@ type Config struct {
 	Workers int
 	// Drain is how long a stopping server or daemon waits for sessions before it cuts them.
 	Drain time.Duration
+	// Functions are what CUSTOM steps call, by the ARN that is their Target.
+	Functions map[string]functionFile
 	// Retention is how long ended uploads and executions stay readable; 0 is for ever.
 	Retention time.Duration
 	// Limits are the quotas of the control API.

@@ -49,6 +49,10 @@ type configFile struct {
 	// Requests to an API_GATEWAY provider whose InvocationRole is here are signed (Signature Version 4, execute-api);
 	// those of other roles are not. Secrets better stand in TRANSFERD_ROLE_KEYS.
 	Roles map[string]roleFile `yaml:"roles"`
+	// What CUSTOM steps of workflows call: for each Lambda ARN that is a Target, one of url, lambda or command, as
+	// ARN: {url: URL, secret: SECRET}, ARN: {lambda: {endpoint: URL, access_key: ID, secret_key: SECRET}} or
+	// ARN: {command: [PROGRAM, ARGUMENT]}. All their keys stand in docs/workflows.md.
+	Functions map[string]functionFile `yaml:"functions"`
 	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
 	Buffers byteCount `yaml:"buffers"`
 	// How many workflow steps run at a time.
@@ -256,7 +260,7 @@ func loadFile(name string, getenv func(string) string) (configFile, error) {
 	}
 	lines, err := yamlstrict.Decode(node, &f)
 	if err == nil {
-		err = errors.Join(f.addSecrets(getenv), f.judge(lines))
+		err = errors.Join(f.addSecrets(getenv), f.addFunctionSecrets(getenv), f.judge(lines))
 	}
 	if err != nil {
 		return f, fmt.Errorf("%s:\n%w", name, err)
@@ -330,7 +334,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeIdentity(at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -383,7 +387,7 @@ func (f *configFile) config() Config {
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
 			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions,
 		},
-		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(),
+		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions,
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		S3: S3Config{
 			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,

@@ -60,7 +60,7 @@ func TestSampleConfig(t *testing.T) {
 		t.Fatalf("%v\n%s", err, all)
 	}
 	full.API.TLS = tlsFile{}
-	full.Certificates, full.Roles = nil, nil
+	full.Certificates, full.Roles, full.Functions = nil, nil, nil
 	for i := range full.API.AccessKeys {
 		if len(full.API.AccessKeys[i].Operations) == 0 {
 			full.API.AccessKeys[i].Operations = nil
@@ -148,6 +148,17 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "identity: {guard: {delay: 3s, max_delay: 2s}}\n", nil, "line 3: identity.guard.max_delay: must not be less"},
 		{valid + "identity: {guard: {exempt: [10.0.0.0.0/8]}}\n", nil, "line 3: identity.guard.exempt: must be networks"},
 		{valid + "roles: {\"arn:r\": {access_key: a}}\n", nil, "line 3: roles.arn:r: needs a secret_key: " + envRoleKeys + "=a:SECRET"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"http://example.com\"}}\n", nil, "line 3: functions.arn:aws:lambda:f: url must be an https URL"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\"}}\n", nil, "needs a secret: " + envFunctionSecrets + "=arn:aws:lambda:f=SECRET"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\"}}\n", map[string]string{envFunctionSecrets: "arn:aws:lambda:f=s"}, ""},
+		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"http://[::1]:80\", secret: s}}\n", nil, ""},
+		{valid + "functions: {\"arn:aws:lambda:f\": {}}\n", nil, "needs exactly one of url, lambda and command"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\", secret: s, command: [/bin/sh]}}\n", nil, "needs exactly one of"},
+		{valid + "functions: {\"arn:aws:sns:f\": {command: [/bin/sh]}}\n", nil, "is no ARN of a Lambda function"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {command: [sh]}}\n", nil, "absolute path"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {command: [/nowhere/sh]}}\n", nil, "/nowhere/sh is no program"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {lambda: {endpoint: x}}}\n", nil, "lambda needs an access_key"},
+		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\", secret: s, env: {A: b}}}\n", nil, "are for commands"},
 		{valid + "roles: {\"arn:r\": {access_key: a}}\n", map[string]string{envRoleKeys: "a:b"}, ""},
 		{valid, map[string]string{envRoleKeys: "hush"}, envRoleKeys + ": entry 1 is not ID:SECRET"},
 		{"api:\n  tls: {certificate: /nowhere}\n", secrets, "line 2: api.tls: needs both"},
@@ -194,7 +205,8 @@ func configurationPage(t *testing.T) []byte {
 		"| variable | what it holds; it wins over the file |\n|---|---|\n" +
 		"| `" + envAccessKeys + "` | secrets of the control API's access keys, `ID:SECRET`, several with spaces or commas between them. An id that the file does not have is a key that may do everything |\n" +
 		"| `" + envS3AccessKey + "`, `" + envS3SecretKey + "`, `" + envS3SessionToken + "` | credentials for the object store |\n" +
-		"| `" + envRoleKeys + "` | secrets of the access keys of roles, `ID:SECRET`, as above |\n\n" +
+		"| `" + envRoleKeys + "` | secrets of the access keys of roles, `ID:SECRET`, as above |\n" +
+		"| `" + envFunctionSecrets + "` | secrets of functions, `ARN=SECRET`, several with spaces or commas between them |\n\n" +
 		"| key | default | meaning |\n|---|---|---|\n")
 	comments := fieldComments(t, "configfile.go")
 	maps.Copy(comments, fieldComments(t, "configftp.go"))
@@ -299,12 +311,17 @@ log: {file: /l, level: warn}
 ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true, idle: 11s, data_timeout: 12s, login_delay: 13s, max_sessions: 14, passive_addresses: {0.0.0.0/0: ftp.example.com, 10.0.0.9/8: 10.0.0.1, 10.9.9.9: 10.0.0.2}}
 certificates: {"arn:c": {certificate: ` + dev.certificate().Certificate + `, key: ` + dev.certificate().Key + `}}
 identity: {users_file: ` + dev.usersFile() + `, guard: {window: 21s, delay_after: 22, delay: 23ms, max_delay: 24s, ban_after: 0, ban_for: 26s, exempt: [192.0.2.1, "2001:db8::/32"]}}
+functions:
+  arn:aws:lambda:us-east-1:1:function:u: {url: https://f.example.com/x, secret: s, timeout: 9s}
+  arn:aws:lambda:us-east-1:1:function:l: {lambda: {endpoint: http://l, region: r, access_key: k, session_token: t, function: n, respond: true}}
+  arn:aws:lambda:us-east-1:1:function:c: {command: [/bin/sh, -c, x], env: {B: b, A: a}, dir: /tmp, memory: 64MiB, output: 1KiB}
 roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}}
 `
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t", envRoleKeys: "rid:rsecret,nobody:x"}))
+	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t", envRoleKeys: "rid:rsecret,nobody:x",
+		envFunctionSecrets: "arn:aws:lambda:us-east-1:1:function:l=ls arn:x=y"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,6 +333,9 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"{Host:10.0.0.1 First:5000 Last:5000 Keepalive:1s KeepaliveMax:2 Idle:3s MaxSessions:4}",
 		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 PassiveAddresses:[{Clients:10.9.9.9/32 Address:10.0.0.2} {Clients:10.0.0.0/8 Address:10.0.0.1} {Clients:0.0.0.0/0 Address:ftp.example.com}] Implicit:true Idle:11s DataTimeout:12s LoginDelay:13s MaxSessions:14}",
 		"Guard:{Window:21s DelayAfter:22 Delay:23ms MaxDelay:24s BanAfter:-1 BanFor:26s Exempt:[192.0.2.1/32 2001:db8::/32]}",
+		"function:u:{URL:https://f.example.com/x Secret:s Lambda:{Endpoint: Region: AccessKey: SecretKey: SessionToken: Function: Respond:false} Command:[] Env:map[] Dir: Timeout:9s Memory:0 Output:0}",
+		"{Endpoint:http://l Region:r AccessKey:k SecretKey:ls SessionToken:t Function:n Respond:true}",
+		"Command:[/bin/sh -c x] Env:map[A:a B:b] Dir:/tmp Timeout:0s Memory:64MiB Output:1KiB}",
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",

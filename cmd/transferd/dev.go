@@ -20,6 +20,8 @@ import (
 // devFlags are what can be said to `transferd dev`.
 type devFlags struct {
 	data, api, sftp, ftp, s3, metrics, users string
+	functionsFile                            string
+	functions                                map[string]functionFile // that it holds
 	logTo                                    string
 	ready                                    readiness
 	buffers                                  int64
@@ -48,6 +50,7 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.sftp, "sftp", "127.0.0.1:2222", "SFTP `host:port`; port 0 is any free one")
 	fs.StringVar(&f.ftp, "ftp", "", "FTP and FTPS `host:port`; port 0 is any free one (default 127.0.0.1:2121, or any free port if that is taken)")
 	fs.StringVar(&f.users, "users", "", "`file` with the users of FTP and FTPS (default DATA/users.yaml, made with the user demo)")
+	fs.StringVar(&f.functionsFile, "functions", "", "`file` with the key functions of serve's configuration: what CUSTOM steps call")
 	fs.StringVar(&f.s3, "s3", "127.0.0.1:7070", "S3 store `host:port`; port 0 is any free one")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:9470", "`host:port` of /metrics, /healthz and /readyz; port 0 is any free one")
 	fs.StringVar(&f.logTo, "log", "", "`file` for the JSON log, - for standard error (default DATA/transferd.log)")
@@ -64,6 +67,10 @@ func runDev(ctx context.Context, p process, args []string) error {
 	}
 	if f.ftp == "" {
 		f.ftp = freeOr("127.0.0.1:2121", "127.0.0.1:0")
+	}
+	var err error
+	if f.functions, err = loadFunctions(f.functionsFile); err != nil {
+		return err
 	}
 	return f.run(ctx, p)
 }
@@ -155,7 +162,7 @@ func (f devFlags) config(state *devState, log io.Writer) Config {
 			// The store is our own child on the loopback interface: nobody can alter what passes there.
 			PathStyle: true, RetryBudget: f.retry, Unsigned: true,
 		},
-		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Retention: devRetention, Log: log,
+		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Retention: devRetention, Log: log, Functions: f.functions,
 	}
 }
 

@@ -41,6 +41,11 @@ func rules() []rule {
 			why:   "what happens after the verdict does not depend on how the file came or on which queue carries it",
 		},
 		{
+			rooms: []string{"..."}, except: []string{"workflow/functions", "server/identity/lambda"},
+			never: []string{"github.com/aws/aws-sdk-go-v2/service/lambda/..."},
+			why:   "the Lambda SDK's types and errors stay behind whoever calls a function",
+		},
+		{
 			rooms: []string{"hostkeys"},
 			never: []string{"./..."},
 			why:   "keys are keys, whoever uses them",
@@ -110,7 +115,7 @@ func rules() []rule {
 			rooms: []string{"..."}, except: []string{"cmd/transferd", "storage/s3/...", "server/identity/..."},
 			never: []string{
 				"./server/db", "./storage/s3/...", "./storage/memory", "./storage/efs", "./server/identity/managed",
-				"./server/identity/gateway", "./server/identity/usersfile", "./server/identity/guard",
+				"./server/identity/gateway", "./server/identity/usersfile", "./server/identity/guard", "./workflow/functions",
 			},
 			why: "implementations are chosen in one place, the wiring",
 		},

@@ -75,6 +75,7 @@ func (d *daemon) wire(ctx context.Context) error {
 
 func (d *daemon) steps() map[string]workflow.Step {
 	all := steps.New(d.store)
+	all[workflow.TypeCustom] = &steps.Custom{Targets: d.cfg.targets()}
 	if d.seams.step != nil {
 		for name, s := range all {
 			all[name] = d.seams.step(s)
@@ -87,6 +88,7 @@ func (d *daemon) wireHTTP() error {
 	control, err := api.New(api.Config{
 		AccessKeys: d.cfg.Keys, Realm: d.cfg.Realm, Limits: d.cfg.Limits,
 		Servers: d.db, Users: d.db, Workflows: d.db, Executions: d.db, HostKeys: d.db, Accesses: d.db,
+		Callbacks:   d.engine,
 		KnownPolicy: knownPolicy, TestProvider: testProvider{d.dispatch},
 		NewHostKeys: func() ([]hostkeys.Key, error) { return hostkeys.Generate(time.Now()) },
 		ParseHostKey: func(pem string) (hostkeys.Key, error) {
