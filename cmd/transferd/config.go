@@ -11,6 +11,7 @@ import (
 	"github.com/transferd/transferd/server/api"
 	"github.com/transferd/transferd/server/ftpd"
 	"github.com/transferd/transferd/server/identity/gateway"
+	"github.com/transferd/transferd/storage/efs"
 )
 
 // Config is everything that can be set about a daemon. `transferd dev` fills it from its flags, `transferd serve` from
@@ -40,6 +41,8 @@ type Config struct {
 	Roles map[string]gateway.Credentials
 	// S3 is the object store.
 	S3 S3Config
+	// FileSystems are the directories that ids of file systems stand for.
+	FileSystems map[string]efs.Config
 	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
 	Buffers int64
 	// Workers is how many workflow steps run at a time.

@@ -43,6 +43,11 @@ type configFile struct {
 	// The certificates of servers: for each ARN that a server may name as its Certificate, the files, as
 	// ARN: {certificate: FILE, key: FILE}, PEM with the chain. Read again when they change.
 	Certificates map[string]tlsFile `yaml:"certificates"`
+	// The file systems that servers with the domain EFS serve, each by the id that homes name, as
+	// fs-0123456789abcdef0: {directory: DIR}. Three more keys: durable (default true), a CLOSE is answered when the file is
+	// on the disk; atomic_names (false), a file has its name only when it is whole; own_identity_only (false), for a daemon
+	// that is not root: every user's PosixProfile must be the daemon's own uid and gid. See docs/efs.md.
+	FileSystems map[string]fileSystemFile `yaml:"file_systems"`
 	// Where users come from, apart from the control API, and what keeps others out.
 	Identity identityFile `yaml:"identity"`
 	// Access keys that belong to roles: for each ARN, as ARN: {access_key: ID, secret_key: SECRET, session_token: TOKEN}.
@@ -334,7 +339,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -389,6 +394,7 @@ func (f *configFile) config() Config {
 		},
 		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions,
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
+		FileSystems: f.fileSystems(),
 		S3: S3Config{
 			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,
 			SessionToken: f.S3.SessionToken, PathStyle: f.S3.PathStyle, RetryBudget: f.S3.Retry, Unsigned: f.S3.UnsignedPayload,

@@ -60,7 +60,7 @@ func TestSampleConfig(t *testing.T) {
 		t.Fatalf("%v\n%s", err, all)
 	}
 	full.API.TLS = tlsFile{}
-	full.Certificates, full.Roles, full.Functions = nil, nil, nil
+	full.FileSystems, full.Certificates, full.Roles, full.Functions = nil, nil, nil, nil
 	for i := range full.API.AccessKeys {
 		if len(full.API.AccessKeys[i].Operations) == 0 {
 			full.API.AccessKeys[i].Operations = nil
@@ -147,6 +147,11 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "ftp:\n  passive_addresses:\n    10.0.0.0/8: \"::1\"\n", nil, "line 5: ftp.passive_addresses.10.0.0.0/8: must be an IPv4 address"},
 		{valid + "identity: {guard: {delay: 3s, max_delay: 2s}}\n", nil, "line 3: identity.guard.max_delay: must not be less"},
 		{valid + "identity: {guard: {exempt: [10.0.0.0.0/8]}}\n", nil, "line 3: identity.guard.exempt: must be networks"},
+		{valid + "file_systems: {fs-1: {directory: /}}\n", nil, "line 3: file_systems.fs-1: must be an id"},
+		{valid + "file_systems: {fs-01234567: {}}\n", nil, "line 3: file_systems.fs-01234567: needs a directory"},
+		{valid + "file_systems: {fs-01234567: {directory: /nowhere}}\n", nil, "line 3: file_systems.fs-01234567.directory: stat /nowhere"},
+		{valid + "file_systems: {fs-01234567: {directory: /dev/null}}\n", nil, "is no directory"},
+		{valid + "file_systems: {fs-01234567: {directory: /, durable: sometimes}}\n", nil, "must be true or false"},
 		{valid + "roles: {\"arn:r\": {access_key: a}}\n", nil, "line 3: roles.arn:r: needs a secret_key: " + envRoleKeys + "=a:SECRET"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"http://example.com\"}}\n", nil, "line 3: functions.arn:aws:lambda:f: url must be an https URL"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\"}}\n", nil, "needs a secret: " + envFunctionSecrets + "=arn:aws:lambda:f=SECRET"},
@@ -315,6 +320,7 @@ functions:
   arn:aws:lambda:us-east-1:1:function:u: {url: https://f.example.com/x, secret: s, timeout: 9s}
   arn:aws:lambda:us-east-1:1:function:l: {lambda: {endpoint: http://l, region: r, access_key: k, session_token: t, function: n, respond: true}}
   arn:aws:lambda:us-east-1:1:function:c: {command: [/bin/sh, -c, x], env: {B: b, A: a}, dir: /tmp, memory: 64MiB, output: 1KiB}
+file_systems: {fs-01234567: {directory: ` + t.TempDir() + `, durable: false, atomic_names: true}}
 roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}}
 `
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -339,7 +345,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
-		"Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
+		"fs-01234567:{Dir:/", "Durable:false AtomicNames:true OwnIdentityOnly:false}", "Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
 		"{Servers:1 UsersPerServer:2 KeysPerUser:3 MappingsPerUser:4 Workflows:5 AccessesPerServer:6}", "Level:WARN",
 	} {
 		if !strings.Contains(got, want) {

@@ -26,6 +26,7 @@ import (
 	"github.com/transferd/transferd/server/identity/guard"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/storage"
+	"github.com/transferd/transferd/storage/efs"
 	"github.com/transferd/transferd/storage/s3"
 	"github.com/transferd/transferd/workflow"
 )
@@ -48,6 +49,8 @@ type daemon struct {
 
 	db       *db.DB
 	store    *s3.Store
+	files    map[string]*efs.Store // the file systems, by id
+	stores   *stores               // both, as the daemon itself
 	sessions *session.Manager
 	recovery *session.Recovery
 	engine   *workflow.Engine
@@ -87,6 +90,10 @@ func (d *daemon) assemble(ctx context.Context) (err error) {
 	if d.store, err = d.openStore(); err != nil {
 		return fmt.Errorf("open the S3 store: %w", err)
 	}
+	if d.files, err = d.openFiles(); err != nil {
+		return err
+	}
+	d.stores = &stores{buckets: d.store, files: d.files}
 	if err := d.wire(ctx); err != nil {
 		return err
 	}
@@ -208,6 +215,7 @@ func (d *daemon) close() error {
 	if d.store != nil {
 		errs = append(errs, d.closeStore())
 	}
+	errs = append(errs, closeFiles(d.files))
 	if d.db != nil {
 		errs = append(errs, d.db.Close())
 	}

@@ -80,6 +80,9 @@ func (f devFlags) run(ctx context.Context, p process) (err error) {
 	if err := os.MkdirAll(f.data, 0o700); err != nil {
 		return err
 	}
+	if err := f.ensureFileSystem(); err != nil {
+		return err
+	}
 	state, err := loadDevState(f.data)
 	if err != nil {
 		return err
@@ -157,6 +160,7 @@ func (f devFlags) config(state *devState, log io.Writer) Config {
 		Metrics: f.metrics,
 		SFTP:    SFTPConfig{Host: host, Keepalive: f.keepalive, KeepaliveMax: devKeepaliveMax},
 		FTP:     FTPConfig{Host: ftp}, Certificates: map[string]certificates.Files{devCertificate: f.certificate()}, UsersFile: f.usersFile(),
+		FileSystems: f.fileSystems(),
 		S3: S3Config{
 			Region: devRegion, AccessKey: state.AccessKey, SecretKey: state.SecretKey,
 			// The store is our own child on the loopback interface: nobody can alter what passes there.

@@ -29,6 +29,7 @@ type devServer struct {
 	hosts   string // a known_hosts file with the server's keys
 	sftp    string // host:port
 	ftp     string // host:port, of the second server
+	efs     string // the directory that devFileSystem stands for
 }
 
 // setUpDev makes what is missing: bucket, server, user, key. Server and user go through the control API, as a user of
@@ -43,6 +44,9 @@ func setUpDev(ctx context.Context, f devFlags, d *daemon, state *devState) (*dev
 		return nil, err
 	}
 	if dev.keyPath, err = filepath.Abs(keyPath); err != nil {
+		return nil, err
+	}
+	if dev.efs, err = filepath.Abs(f.efsDir()); err != nil {
 		return nil, err
 	}
 	if err := dev.ensureServer(ctx, f); err != nil {
@@ -151,6 +155,8 @@ func (s *devServer) env() [][2]string {
 		{"SFTP_USER", devUser},
 		{"SFTP_KEY", s.keyPath},
 		{"SFTP_KNOWN_HOSTS", s.hosts},
+		{"EFS_FILE_SYSTEM_ID", devFileSystem},
+		{"EFS_DIR", s.efs},
 		{"METRICS_URL", s.daemon.metricsURL() + "/metrics"},
 	}...)
 }

@@ -288,7 +288,6 @@ func TestUnsupported(t *testing.T) {
 	}
 	for want, change := range map[string]func(*server.Server){
 		"Protocol AS2 is not supported yet":                    func(s *server.Server) { s.Protocols = []string{"SFTP", "AS2"} },
-		"Domain EFS is not supported yet":                      func(s *server.Server) { s.Domain = "EFS" },
 		"IdentityProviderType AWS_LAMBDA is not supported yet": func(s *server.Server) { s.IdentityProviderType = "AWS_LAMBDA" },
 		"ProxyConfig with SftpMode PROXY_PROTOCOL_V2_ENFORCED is not supported yet": func(s *server.Server) {
 			s.ProtocolDetails = &server.ProtocolDetails{ProxyConfig: &server.ProxyConfig{SftpMode: "PROXY_PROTOCOL_V2_ENFORCED"}}

@@ -15,9 +15,6 @@ func supports(s server.Server) error {
 			return unsupported("Protocol " + p)
 		}
 	}
-	if s.Domain == "EFS" {
-		return unsupported("Domain EFS")
-	}
 	if t := s.IdentityProviderType; t != "" && t != "SERVICE_MANAGED" && t != "API_GATEWAY" {
 		return unsupported("IdentityProviderType " + t)
 	}

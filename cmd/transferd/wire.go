@@ -40,7 +40,7 @@ func (d *daemon) openStore() (*s3.Store, error) {
 
 // wire makes the rooms and gives each what it asks for.
 func (d *daemon) wire(ctx context.Context) error {
-	journal, uploads := session.Journal(d.db), storage.Stores(d.store)
+	journal, uploads := session.Journal(d.db), storage.Stores(d.stores)
 	if d.seams.journal != nil {
 		journal = d.seams.journal(journal)
 	}
@@ -50,7 +50,7 @@ func (d *daemon) wire(ctx context.Context) error {
 	metrics := session.NewMetrics(d.registry)
 	var err error
 	d.recovery, err = session.Recover(ctx, session.RecoverConfig{
-		Node: d.db.Node(), Unfinished: d.db.Unfinished, Journal: d.db, Stores: d.store, Realm: d.cfg.Realm,
+		Node: d.db.Node(), Unfinished: d.db.Unfinished, Journal: d.db, Stores: d.stores, Realm: d.cfg.Realm,
 		Log: d.log, Metrics: metrics, Now: time.Now,
 	})
 	if err != nil {
@@ -74,7 +74,7 @@ func (d *daemon) wire(ctx context.Context) error {
 }
 
 func (d *daemon) steps() map[string]workflow.Step {
-	all := steps.New(d.store)
+	all := steps.New(d.stores)
 	all[workflow.TypeCustom] = &steps.Custom{Targets: d.cfg.targets()}
 	if d.seams.step != nil {
 		for name, s := range all {
