@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"embed"
 	"encoding/hex"
 	"errors"
@@ -210,6 +211,14 @@ func (d *DB) name(ctx context.Context, dir string) error {
 }
 
 func (d *DB) loadNode(ctx context.Context, fresh string) error {
+	var where string
+	err := d.reader().QueryRow(ctx, `SELECT value FROM meta WHERE name = $1`, movedName).Scan(&where)
+	if err == nil {
+		return fmt.Errorf("the state was moved %s: it must be used there and nowhere else", where)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
 	return d.tx(ctx, "open", func(ctx context.Context, tx Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO meta (name, value) VALUES ('node', $1) ON CONFLICT (name) DO NOTHING`, fresh)
 		if err != nil {
