@@ -19,6 +19,8 @@ import (
 type Config struct {
 	// Data is the folder of the daemon's state: the database, and in dev mode the S3 store, keys and dev.env.
 	Data string
+	// Database is the URL of a PostgreSQL database, which several daemons may share; "" is SQLite in Data.
+	Database string
 	// Realm is the region and account that ARNs carry and that signatures must name.
 	Realm server.Realm
 	// Keys are the access keys that the control API accepts.

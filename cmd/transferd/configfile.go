@@ -26,6 +26,9 @@ type configFile struct {
 	// The folder of all state that is not in the object store: the database with servers, users, host keys and open
 	// uploads. Made if it is missing, readable for the daemon's user alone. One daemon at a time.
 	Data string `yaml:"data"`
+	// A PostgreSQL database for that state, postgres://USER@HOST/NAME?sslmode=verify-full: daemons with the same one are a
+	// cluster (docs/cluster.md). Empty is SQLite in data. With a password better in TRANSFERD_DATABASE.
+	Database string `yaml:"database"`
 	// The region that ARNs carry and that signatures of requests must name.
 	Region string `yaml:"region"`
 	// The account that ARNs carry: 12 digits.
@@ -168,6 +171,7 @@ type logFile struct {
 
 // The variables that hold secrets. What they say wins over the file.
 const (
+	envDatabase       = "TRANSFERD_DATABASE"
 	envAccessKeys     = "TRANSFERD_ACCESS_KEYS" // ID:SECRET, several with spaces or commas between them
 	envS3AccessKey    = "TRANSFERD_S3_ACCESS_KEY"
 	envS3SecretKey    = "TRANSFERD_S3_SECRET_KEY"
@@ -275,6 +279,7 @@ func loadFile(name string, getenv func(string) string) (configFile, error) {
 
 // addSecrets puts what the environment holds over what the file holds.
 func (f *configFile) addSecrets(getenv func(string) string) error {
+	f.Database = cmp.Or(getenv(envDatabase), f.Database)
 	f.S3.AccessKey = cmp.Or(getenv(envS3AccessKey), f.S3.AccessKey)
 	f.S3.SecretKey = cmp.Or(getenv(envS3SecretKey), f.S3.SecretKey)
 	f.S3.SessionToken = cmp.Or(getenv(envS3SessionToken), f.S3.SessionToken)
@@ -314,6 +319,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		}
 	}
 	require(f.Data != "", "data", "must name a folder")
+	require(f.Database == "" || databaseURL(f.Database), "database", "must be a URL such as postgres://transferd@db.example.com/transferd")
 	require(regexp.MustCompile(`^[a-z0-9-]{1,32}$`).MatchString(f.Region), "region", "must be a name such as us-east-1")
 	require(regexp.MustCompile(`^[0-9]{12}$`).MatchString(f.Account), "account", "must have 12 digits")
 	require(hostPort(f.API.Listen), "api.listen", "must be host:port")
@@ -386,7 +392,7 @@ func (f *configFile) config() Config {
 		keys[i] = api.AccessKey(k)
 	}
 	return Config{
-		Data: f.Data, Realm: server.Realm{Region: f.Region, Account: f.Account}, Keys: keys,
+		Data: f.Data, Database: f.Database, Realm: server.Realm{Region: f.Region, Account: f.Account}, Keys: keys,
 		API: f.API.Listen, Metrics: f.Metrics.Listen, Certificate: f.keyPair(),
 		SFTP: SFTPConfig{
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
@@ -411,6 +417,11 @@ func hostPort(s string) bool {
 }
 
 func hostName(s string) bool { return regexp.MustCompile(`^[A-Za-z0-9.-]+$`).MatchString(s) }
+
+func databaseURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql")
+}
 
 func webURL(s string) bool {
 	u, err := url.Parse(s)

@@ -47,17 +47,18 @@ type daemon struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 
-	db       *db.DB
-	store    *s3.Store
-	files    map[string]*efs.Store // the file systems, by id
-	stores   *stores               // both, as the daemon itself
-	sessions *session.Manager
-	recovery *session.Recovery
-	engine   *workflow.Engine
-	fleet    *fleet.Fleet
-	dispatch *identity.Dispatch
-	guard    *guard.Guard       // before dispatch
-	dropped  prometheus.Counter // connections of banned addresses
+	db         *db.DB
+	store      *s3.Store
+	files      map[string]*efs.Store // the file systems, by id
+	stores     *stores               // both, as the daemon itself
+	sessions   *session.Manager
+	recovering session.RecoverConfig // how uploads of dead processes are brought to their end
+	recovery   *session.Recovery
+	engine     *workflow.Engine
+	fleet      *fleet.Fleet
+	dispatch   *identity.Dispatch
+	guard      *guard.Guard       // before dispatch
+	dropped    prometheus.Counter // connections of banned addresses
 
 	apiListener, metricsListener net.Listener
 	apiServer, metricsServer     *http.Server
@@ -77,7 +78,7 @@ func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	d.db, err = db.Open(ctx, db.Config{
-		Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Log: d.log, Now: time.Now, Registerer: d.registry,
+		URL: cfg.Database, Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Log: d.log, Now: time.Now, Registerer: d.registry,
 	})
 	if err != nil {
 		return nil, err
@@ -129,6 +130,7 @@ func (d *daemon) run(ctx context.Context) error {
 	var front, engine, web sync.WaitGroup
 	front.Go(func() { failed(d.fleet.Run(fail)) })
 	front.Go(func() { failed(d.recovery.Run(fail)) })
+	front.Go(func() { failed(d.cluster(fail)) })
 	front.Go(func() { d.forget(fail) })
 	engine.Go(func() { failed(d.db.Work(steps, d.work, d.cfg.Workers)) })
 	web.Go(func() { failed(serveHTTP(d.apiServer, d.apiListener)) })
@@ -241,10 +243,16 @@ func (d *daemon) ready() error {
 	}
 	select {
 	case <-d.fleet.Ready():
-		return nil
 	default:
 		return errors.New("starting")
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := d.db.Ping(ctx); err != nil {
+		d.log.Warn("not ready", "error", err.Error())
+		return errors.New("the database does not answer")
+	}
+	return nil
 }
 
 func (d *daemon) apiURL() string {

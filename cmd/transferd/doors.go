@@ -83,7 +83,7 @@ func (d *daemon) wireFleet(stores storage.Stores) error {
 	}
 	d.fleet = fleet.New(fleet.Config{
 		Catalogue: d.db, Supports: servable(set), Doors: []fleet.Door{d.sftpDoor(stores), d.ftpDoor(stores, set)},
-		Log: d.log, Registerer: d.registry, Now: time.Now,
+		Shared: d.db.Clustered(), Log: d.log, Registerer: d.registry, Now: time.Now,
 	})
 	return nil
 }

@@ -35,6 +35,7 @@ func commands() []command {
 		{"dev", "the whole product on one machine, nothing to install or configure", runDev},
 		{"serve", "the daemon, as a configuration file describes it", runServe},
 		{"apply", "bring servers, users and workflows to the state that a file describes", runApply},
+		{"migrate", "move the state of an embedded database to PostgreSQL", runMigrate},
 		{"servers", "show the servers of a running daemon", runServers},
 		{"sessions", "show who is logged in", runSessions},
 		{"uploads", "show the uploads under way and the latest verdicts", runUploads},

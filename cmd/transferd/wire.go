@@ -49,15 +49,17 @@ func (d *daemon) wire(ctx context.Context) error {
 	}
 	metrics := session.NewMetrics(d.registry)
 	var err error
-	d.recovery, err = session.Recover(ctx, session.RecoverConfig{
+	d.recovering = session.RecoverConfig{
 		Node: d.db.Node(), Unfinished: d.db.Unfinished, Journal: d.db, Stores: d.stores, Realm: d.cfg.Realm,
 		Log: d.log, Metrics: metrics, Now: time.Now,
-	})
+	}
+	d.recovering.Stores = d.heirStores(d.recovering.Stores)
+	d.recovery, err = session.Recover(ctx, d.recovering)
 	if err != nil {
 		return fmt.Errorf("read the uploads that a dead process left: %w", err)
 	}
 	d.sessions = session.NewManager(session.Config{
-		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.recovery.Unsettled,
+		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.unsettled,
 	})
 	if d.engine, err = workflow.New(workflow.Config{
 		Executions: d.db, Steps: d.steps(), Log: d.log, Registerer: d.registry, Now: time.Now,
