@@ -73,6 +73,8 @@ type CreateOptions struct {
 	// write was, and an upload that dies before the store holds the old bytes leaves the old file as it was. A store
 	// without the ability (Modifier) answers errors.ErrUnsupported.
 	Modify bool
+	// Exclusive refuses to replace a file: Create or Commit answers fs.ErrExist if one stands.
+	Exclusive bool
 	// Note, if set, is called at most once, before the first byte goes to the far side in a form that must be ended
 	// there (S3: after CreateMultipartUpload, before the first part). token is what Resume needs to find it again. Note
 	// returns when that is durable; its error fails the upload.

@@ -49,6 +49,9 @@ func (s *Store) Create(ctx context.Context, name string, opt storage.CreateOptio
 			s.cfg.Misuse(fmt.Sprintf("upload id %q was used before", opt.ID))
 		}
 		s.used[opt.ID] = true
+		if _, stands := s.files[name]; stands && opt.Exclusive {
+			return fs.ErrExist
+		}
 		if opt.Modify {
 			u.old = s.files[name]
 		}
@@ -252,6 +255,9 @@ func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
 	}
 	if err == nil {
 		err = u.do(ctx, Commit, func() error {
+			if _, stands := u.store.files[u.name]; stands && u.opt.Exclusive {
+				return fs.ErrExist
+			}
 			content := slices.Clone(u.held[:u.end])
 			if u.token != "" {
 				m, ok := u.store.parts[u.token]

@@ -212,31 +212,6 @@ func (s *Store) deleteObject(ctx context.Context, bucket, key string) error {
 	return err
 }
 
-// Rename copies and deletes, as S3 has no rename. A crash between the two leaves both. Directories are refused: theirs
-// would be as many copies as there are files, with no way back when one fails.
-// https://docs.aws.amazon.com/transfer/latest/userguide/transfer-file.html
-func (b *Backend) Rename(ctx context.Context, oldName, newName string) error {
-	head, err := b.store.head(ctx, b.bucket, oldName)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, statErr := b.Stat(ctx, oldName); statErr == nil {
-			return fmt.Errorf("s3: rename %q: directory: %w", oldName, errors.ErrUnsupported)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := b.Stat(ctx, newName); err == nil {
-		return fmt.Errorf("s3: rename %q: %q: %w", oldName, newName, fs.ErrExist)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if _, err := b.store.copyFile(ctx, copyJob{from: object{bucket: b.bucket, key: oldName}, head: head,
-		to: object{bucket: b.bucket, key: newName}}); err != nil {
-		return err
-	}
-	return b.store.deleteObject(ctx, b.bucket, oldName)
-}
-
 // Tag merges, which S3 itself does not: it replaces the whole set.
 func (b *Backend) Tag(ctx context.Context, name string, tags map[string]string) error {
 	have, err := b.store.tags(ctx, b.bucket, name)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -156,17 +157,18 @@ func (s *Store) putObject(ctx context.Context, at object, more map[string]string
 // putFile is putObject with all of the metadata, and whatever more adds to each attempt's request.
 func (s *Store) putFile(ctx context.Context, at object, meta map[string]string, body []byte, more func(*s3.PutObjectInput)) (storage.Object, error) {
 	sum := checksum(body, crc32.IEEETable)
-	out, err := request(ctx, s, call{op: "PutObject", name: at.key, bytes: int64(len(body))},
-		func(ctx context.Context) (*s3.PutObjectOutput, error) {
+	out, err := conditional(ctx, s, call{op: "PutObject", name: at.key, bytes: int64(len(body))}, at,
+		func(ctx context.Context, ifNoneMatch *string) (*s3.PutObjectOutput, error) {
 			in := &s3.PutObjectInput{
 				Bucket: &at.bucket, Key: &at.key, Metadata: meta,
 				Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))), ChecksumCRC32: &sum,
+				IfNoneMatch: ifNoneMatch,
 			}
 			more(in)
 			return s.client.PutObject(ctx, in, s.bodyOptions)
 		})
 	if err != nil {
-		return storage.Object{}, err
+		return s.standsFor(ctx, at, err)
 	}
 	return storage.Object{
 		Size: int64(len(body)), ETag: unquote(out.ETag), VersionID: aws.ToString(out.VersionId), ModTime: s.cfg.Now(),
@@ -201,27 +203,59 @@ func (s *Store) forget(upload string) {
 // caller's to fill in.
 func (s *Store) completeMultipart(ctx context.Context, at object, upload string, parts []types.CompletedPart) (storage.Object, error) {
 	slices.SortFunc(parts, func(a, b types.CompletedPart) int { return int(*a.PartNumber - *b.PartNumber) })
-	out, err := request(ctx, s, call{op: "CompleteMultipartUpload", name: at.key, bytes: completeTimeout},
-		func(ctx context.Context) (*s3.CompleteMultipartUploadOutput, error) {
+	out, err := conditional(ctx, s, call{op: "CompleteMultipartUpload", name: at.key, bytes: completeTimeout}, at,
+		func(ctx context.Context, ifNoneMatch *string) (*s3.CompleteMultipartUploadOutput, error) {
 			return s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
-				Bucket: &at.bucket, Key: &at.key, UploadId: &upload,
+				Bucket: &at.bucket, Key: &at.key, UploadId: &upload, IfNoneMatch: ifNoneMatch,
 				MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 			})
 		})
 	if err == nil {
 		return storage.Object{ETag: unquote(out.ETag), VersionID: aws.ToString(out.VersionId), ModTime: s.cfg.Now()}, nil
 	}
-	if errorCode(err) != codeNoSuchUpload || at.id == "" {
+	return s.standsFor(ctx, at, err)
+}
+
+// conditional does a request that makes the object at, and refuses it to replace another one if at.absent. To a store
+// without conditional writes, that nothing stands there a moment before has to do.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+func conditional[O any](ctx context.Context, s *Store, c call, at object, do func(context.Context, *string) (O, error)) (O, error) {
+	var ifNoneMatch *string
+	if at.absent {
+		ifNoneMatch = aws.String("*")
+	}
+	send := func(ctx context.Context) (O, error) { return do(ctx, ifNoneMatch) }
+	out, err := request(ctx, s, c, send)
+	if ifNoneMatch == nil || errorCode(err) != codeNotImplemented {
+		return out, err
+	}
+	if _, headErr := s.head(ctx, at.bucket, at.key); headErr == nil {
+		return out, fmt.Errorf("s3: %s %q: %w", c.op, at.key, fs.ErrExist)
+	} else if !errors.Is(headErr, fs.ErrNotExist) {
+		return out, headErr
+	}
+	ifNoneMatch = nil
+	return request(ctx, s, c, send)
+}
+
+// standsFor tells what an error of a request that makes an object means: the request may have been carried out before,
+// with its answer lost, and then the object that stands has our id.
+func (s *Store) standsFor(ctx context.Context, at object, err error) (storage.Object, error) {
+	status := statusOf(err)
+	taken := at.absent && (status == http.StatusPreconditionFailed || status == http.StatusConflict)
+	if !taken && (errorCode(err) != codeNoSuchUpload || at.id == "") {
 		return storage.Object{}, err
 	}
 	obj, ours, headErr := s.written(ctx, at)
-	if headErr != nil {
+	switch {
+	case headErr != nil:
 		return storage.Object{}, headErr
+	case ours && at.id != "":
+		return obj, nil
+	case taken:
+		return storage.Object{}, fmt.Errorf("s3: make %q: another one stands: %w", at.key, fs.ErrExist)
 	}
-	if !ours {
-		return storage.Object{}, err
-	}
-	return obj, nil
+	return storage.Object{}, err
 }
 
 // written looks whether the object is there and was written by the upload at.id.

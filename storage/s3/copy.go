@@ -94,6 +94,12 @@ func (s *Store) copyFile(ctx context.Context, j copyJob) (storage.Object, error)
 		in.IfNoneMatch = nil // an older store; that it was absent a moment ago has to do
 		out, err = request(ctx, s, c, send)
 	}
+	if err != nil && j.absent && statusOf(err) == http.StatusPreconditionFailed {
+		// An earlier attempt, whose answer got lost, may have made it: the caller found nothing there.
+		if there, headErr := s.head(ctx, j.to.bucket, j.to.key); headErr == nil && sameFile(j.head, there) {
+			return headObject(there), nil
+		}
+	}
 	if err != nil {
 		return storage.Object{}, s.copyRefused(ctx, j, err)
 	}
@@ -118,11 +124,12 @@ func (s *Store) copyRefused(ctx context.Context, j copyJob, err error) error {
 	return fmt.Errorf("s3: copy %q: it was changed meanwhile: %w", j.from.key, err)
 }
 
-// source is the header's form of a name: escaped, but for the slashes.
+// source is the header's form of a name: escaped, but for the slashes. A plus is escaped too, because stores read it as a
+// space, as in a query.
 func source(from object) *string {
 	parts := strings.Split(from.bucket+"/"+from.key, "/")
 	for i, p := range parts {
-		parts[i] = url.PathEscape(p)
+		parts[i] = strings.ReplaceAll(url.QueryEscape(p), "+", "%20")
 	}
 	return aws.String(strings.Join(parts, "/"))
 }
@@ -154,7 +161,9 @@ func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error
 	parts, err := s.copyRanges(ctx, j, upload, plan, 1)
 	if err == nil {
 		var obj storage.Object
-		if obj, err = s.completeMultipart(ctx, j.to, upload, parts); err == nil {
+		to := j.to
+		to.absent = j.absent
+		if obj, err = s.completeMultipart(ctx, to, upload, parts); err == nil {
 			obj.Size = aws.ToInt64(j.head.ContentLength)
 			return obj, nil
 		}

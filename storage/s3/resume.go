@@ -35,7 +35,7 @@ const skew = 2 * time.Minute
 // Empty, and not what stood there before: a partial upload's file shows the longest contiguous prefix that survived,
 // which here is nothing, and the workflow for it must not run on bytes of an older file.
 func (b *Backend) Resume(ctx context.Context, name string, dead storage.DeadUpload) (storage.Object, error) {
-	at := object{b.bucket, name, dead.ID}
+	at := object{bucket: b.bucket, key: name, id: dead.ID}
 	obj, done, err := b.store.written(ctx, at)
 	if err != nil {
 		return storage.Object{}, err

@@ -3,9 +3,11 @@ package s3
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,4 +122,12 @@ func begin(t testing.TB, b *Backend, name string, content []byte) (storage.Uploa
 		}
 	}
 	return u, nil
+}
+
+// answer is a store's answer that no store gave.
+func answer(r *http.Request, status int, body string) *http.Response {
+	return &http.Response{
+		StatusCode: status, Header: http.Header{}, Request: r, ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+	}
 }

@@ -54,8 +54,12 @@ type upload struct {
 	err  error                 // what ended the upload; guarded by mu
 }
 
-// object is a key of a bucket, and which upload it belongs to ("" if it does not matter).
-type object struct{ bucket, key, id string }
+// object is a key of a bucket.
+type object struct {
+	bucket, key string
+	id          string // of the upload it belongs to; "" if it does not matter
+	absent      bool   // it must not stand yet
+}
 
 // Create begins an upload. Nothing reaches the store before the first part is full. When ctx ends, a WriteAt that waits
 // returns with ctx's error, and what was written before can still be committed.
@@ -67,8 +71,15 @@ func (b *Backend) Create(ctx context.Context, name string, opt storage.CreateOpt
 		return nil, fmt.Errorf("s3: create %q: %w", name, err)
 	}
 	u := &upload{
-		store: b.store, at: object{b.bucket, name, opt.ID}, opt: opt, ctx: ctx, part: 1,
+		store: b.store, at: object{bucket: b.bucket, key: name, id: opt.ID, absent: opt.Exclusive}, opt: opt, ctx: ctx, part: 1,
 		slots: make(chan struct{}, b.store.cfg.Parallel),
+	}
+	if opt.Exclusive {
+		if _, err := b.store.head(ctx, b.bucket, name); err == nil {
+			return nil, fmt.Errorf("s3: create %q: %w", name, fs.ErrExist)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	if opt.Modify {
 		old, err := b.original(ctx, name)
