@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/transferd/transferd/server"
 )
 
 // banView is a row of `transferd bans`.
@@ -118,7 +116,8 @@ func (d *daemon) debugUnban(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// banned is a listener that closes connections of banned addresses before anybody spends a handshake on them.
+// banned is a listener that closes connections of banned addresses before anybody spends a handshake on them. FTP does so
+// by itself, and says why.
 type banned struct {
 	net.Listener
 	is      func(sourceIP string) (time.Time, bool)
@@ -141,16 +140,7 @@ func (l banned) Accept() (net.Conn, error) {
 	}
 }
 
-// listening opens listeners of servers.
-type listening func(ctx context.Context, s server.Server) (net.Listener, error)
-
-// keepOut makes listeners close what comes from banned addresses.
-func (d *daemon) keepOut(next listening) listening {
-	return func(ctx context.Context, s server.Server) (net.Listener, error) {
-		ln, err := next(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		return banned{Listener: ln, is: d.guard.Banned, dropped: d.dropped}, nil
-	}
+// keepOut makes a listener close what comes from banned addresses.
+func (d *daemon) keepOut(ln net.Listener) net.Listener {
+	return banned{Listener: ln, is: d.guard.Banned, dropped: d.dropped}
 }

@@ -77,6 +77,8 @@ type SFTPConfig struct {
 	Idle time.Duration
 	// MaxSessions bounds the connections of one server; 0 is AWS's 10,000.
 	MaxSessions int
+	// Proxies are believed by servers that want a PROXY header.
+	Proxies []netip.Prefix
 }
 
 // FTPConfig is what the FTP and FTPS front doors of all servers share. Host, First and Last are as those of SFTPConfig.
@@ -87,6 +89,9 @@ type FTPConfig struct {
 	PassiveFirst, PassiveLast int
 	// PassiveAddresses are told to clients of some networks while PassiveIp is AUTO.
 	PassiveAddresses []ftpd.PassiveAddress
+	// Proxies send a PROXY header; with ProxyData on data connections too.
+	Proxies   []netip.Prefix
+	ProxyData bool
 	// Implicit begins every connection with TLS.
 	Implicit bool
 	// Idle ends a connection without any command, DataTimeout a transfer on which nothing moves, LoginDelay is what a wrong

@@ -125,6 +125,9 @@ type sftpFile struct {
 	Idle time.Duration `yaml:"idle"`
 	// How many connections a server takes at a time.
 	MaxSessions int `yaml:"max_sessions"`
+	// Networks of the proxies that servers with ProxyConfig.SftpMode PROXY_PROTOCOL_V2_ENFORCED believe, as [10.0.0.0/24].
+	// Such a server takes connections from there alone, and each must begin with a PROXY header of version 2.
+	ProxyProtocol []string `yaml:"proxy_protocol"`
 }
 
 type s3File struct {
@@ -185,7 +188,7 @@ func defaultFile() configFile {
 		Data: "/var/lib/transferd", Region: "us-east-1", Account: "000000000000",
 		API:     apiFile{Listen: "127.0.0.1:8470"},
 		Metrics: metricsFile{Listen: "127.0.0.1:9470"},
-		SFTP:    sftpFile{Ports: portRange{2200, 2299}, Keepalive: 60 * time.Second, KeepaliveMax: 5, Idle: 30 * time.Minute, MaxSessions: 10_000},
+		SFTP:    sftpFile{Ports: portRange{2200, 2299}, Keepalive: 60 * time.Second, KeepaliveMax: 5, Idle: 30 * time.Minute, MaxSessions: 10_000, ProxyProtocol: []string{}},
 		FTP:     defaultFTP(), Identity: identityFile{Guard: defaultGuard()},
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
 		Buffers: 1 << 30, Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
@@ -396,7 +399,7 @@ func (f *configFile) config() Config {
 		API: f.API.Listen, Metrics: f.Metrics.Listen, Certificate: f.keyPair(),
 		SFTP: SFTPConfig{
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
-			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions,
+			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions, Proxies: networks(f.SFTP.ProxyProtocol),
 		},
 		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions,
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,

@@ -29,6 +29,12 @@ type ftpFile struct {
 	// as NETWORK: ADDRESS; the narrowest network that has the client counts. The address is IPv4, or a name that has one:
 	// {10.0.0.0/8: 10.0.0.5, 0.0.0.0/0: ftp.example.com} for clients inside and outside of a NAT.
 	PassiveAddresses map[string]string `yaml:"passive_addresses"`
+	// Networks of proxies that say with a PROXY header (version 2, or 1) for whom they connect, as [10.0.0.0/24]. What comes
+	// from there must begin with a header; whoever else connects is taken for a client. The client's address counts then
+	// in logs, for the guard, and for its data connections.
+	ProxyProtocol []string `yaml:"proxy_protocol"`
+	// Those proxies send a header on data connections too: it must name the same client.
+	ProxyData bool `yaml:"proxy_data"`
 	// Begin every connection with TLS, as port 990 does; AWS has no such thing.
 	ImplicitTLS bool `yaml:"implicit_tls"`
 	// How long a control connection may go without a command while it has no transfer.
@@ -43,7 +49,7 @@ type ftpFile struct {
 
 func defaultFTP() ftpFile {
 	return ftpFile{
-		Ports: portRange{2100, 2199}, PassivePorts: portRange{8192, 8200}, PassiveAddresses: map[string]string{},
+		Ports: portRange{2100, 2199}, PassivePorts: portRange{8192, 8200}, PassiveAddresses: map[string]string{}, ProxyProtocol: []string{},
 		Idle: 30 * time.Minute, DataTimeout: time.Minute, LoginDelay: time.Second, MaxSessions: 10_000,
 	}
 }
@@ -106,7 +112,7 @@ func (f ftpFile) config() FTPConfig {
 	return FTPConfig{
 		Host: f.Host, First: f.Ports.First, Last: f.Ports.Last,
 		PassiveFirst: f.PassivePorts.First, PassiveLast: f.PassivePorts.Last, PassiveAddresses: passiveAddresses(f.PassiveAddresses),
-		Implicit: f.ImplicitTLS, Idle: f.Idle, DataTimeout: f.DataTimeout, LoginDelay: f.LoginDelay, MaxSessions: f.MaxSessions,
+		Proxies: networks(f.ProxyProtocol), ProxyData: f.ProxyData, Implicit: f.ImplicitTLS, Idle: f.Idle, DataTimeout: f.DataTimeout, LoginDelay: f.LoginDelay, MaxSessions: f.MaxSessions,
 	}
 }
 
@@ -138,13 +144,23 @@ func (g guardFile) config() GuardConfig {
 	if c.BanAfter == 0 {
 		c.BanAfter = -1 // the guard's way to say never
 	}
-	for _, s := range g.Exempt {
-		if p, err := parseNetwork(s); err == nil {
-			c.Exempt = append(c.Exempt, p)
-		}
-	}
+	c.Exempt = networks(g.Exempt)
 	return c
 }
+
+// networks reads a list of networks. Those that are none are judge's to name.
+func networks(list []string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, s := range list {
+		if p, err := parseNetwork(s); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// areNetworks says whether each of a list is a network.
+func areNetworks(list []string) bool { return len(networks(list)) == len(list) }
 
 func (f *configFile) roles() map[string]gateway.Credentials {
 	all := make(map[string]gateway.Credentials, len(f.Roles))
@@ -189,6 +205,9 @@ func (f *configFile) judgeFTP(at yamlstrict.Lines) error {
 	require(f.FTP.DataTimeout > 0, "ftp.data_timeout", "must be more than 0")
 	require(f.FTP.LoginDelay > 0, "ftp.login_delay", "must be more than 0")
 	require(f.FTP.MaxSessions > 0, "ftp.max_sessions", "must be at least 1")
+	require(areNetworks(f.FTP.ProxyProtocol), "ftp.proxy_protocol", "must be networks such as 10.0.0.0/8")
+	require(areNetworks(f.SFTP.ProxyProtocol), "sftp.proxy_protocol", "must be networks such as 10.0.0.0/8")
+	require(!f.FTP.ProxyData || len(f.FTP.ProxyProtocol) > 0, "ftp.proxy_data", "needs proxy_protocol")
 	for network, address := range f.FTP.PassiveAddresses {
 		key := "ftp.passive_addresses." + network
 		_, err := parseNetwork(network)
@@ -222,10 +241,7 @@ func (f *configFile) judgeIdentity(at yamlstrict.Lines) error {
 	require(g.MaxDelay >= g.Delay, "identity.guard.max_delay", "must not be less than delay")
 	require(g.BanAfter >= 0, "identity.guard.ban_after", "must not be negative")
 	require(g.BanFor > 0, "identity.guard.ban_for", "must be more than 0")
-	for _, s := range g.Exempt {
-		_, err := parseNetwork(s)
-		require(err == nil, "identity.guard.exempt", "must be networks such as 10.0.0.0/8")
-	}
+	require(areNetworks(g.Exempt), "identity.guard.exempt", "must be networks such as 10.0.0.0/8")
 	for arn, r := range f.Roles {
 		require(r.AccessKey != "", "roles."+arn, "needs an access_key")
 		require(r.SecretKey != "", "roles."+arn, "needs a secret_key: "+envRoleKeys+"="+cmp.Or(r.AccessKey, "ID")+":SECRET in the environment, or here")

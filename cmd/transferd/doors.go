@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"github.com/transferd/transferd/server/identity/guard"
 	"github.com/transferd/transferd/server/identity/managed"
 	"github.com/transferd/transferd/server/identity/usersfile"
+	"github.com/transferd/transferd/server/proxyproto"
 	"github.com/transferd/transferd/server/sftpd"
 	"github.com/transferd/transferd/storage"
 )
@@ -60,9 +62,18 @@ func (p testProvider) TestProvider(ctx context.Context, s server.Server, a ident
 }
 
 // sftpFrontend lets the fleet start an SFTP front door without knowing it.
-type sftpFrontend struct{ *sftpd.Server }
+type sftpFrontend struct {
+	*sftpd.Server
+	d *daemon
+}
 
 func (f sftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() fleet.Settings) error {
+	ln = f.d.keepOut(f.d.behindProxy(ln, proxyproto.Config{Proxies: f.d.cfg.SFTP.Proxies, Mode: func() proxyproto.Mode {
+		if wantsProxy(current().Server) {
+			return proxyproto.Enforced
+		}
+		return proxyproto.Off
+	}}))
 	return f.Server.Serve(ctx, ln, func() sftpd.Settings {
 		s := current()
 		return sftpd.Settings{Server: s.Server, HostKeys: s.HostKeys}
@@ -70,10 +81,30 @@ func (f sftpFrontend) Serve(ctx context.Context, ln net.Listener, current func()
 }
 
 // ftpFrontend does so for FTP and FTPS.
-type ftpFrontend struct{ *ftpd.Server }
+type ftpFrontend struct {
+	*ftpd.Server
+	d *daemon
+}
 
 func (f ftpFrontend) Serve(ctx context.Context, ln net.Listener, current func() fleet.Settings) error {
+	trusted := func() proxyproto.Mode { return proxyproto.Trusted }
+	ln = f.d.behindProxy(ln, proxyproto.Config{Proxies: f.d.cfg.FTP.Proxies, Mode: trusted, Text: true})
 	return f.Server.Serve(ctx, ln, func() ftpd.Settings { return ftpd.Settings{Server: current().Server} })
+}
+
+// behindProxy reads PROXY headers where the configuration names proxies.
+func (d *daemon) behindProxy(ln net.Listener, c proxyproto.Config) net.Listener {
+	if len(c.Proxies) == 0 {
+		return ln
+	}
+	c.Log, c.Metrics = d.log, d.registry
+	return proxyproto.Wrap(ln, c)
+}
+
+// wantsProxy says whether a server takes SFTP from proxies alone (API: ProxyConfig).
+func wantsProxy(s server.Server) bool {
+	d := s.ProtocolDetails
+	return d != nil && d.ProxyConfig != nil && d.ProxyConfig.SftpMode == "PROXY_PROTOCOL_V2_ENFORCED"
 }
 
 func (d *daemon) wireFleet(stores storage.Stores) error {
@@ -82,16 +113,19 @@ func (d *daemon) wireFleet(stores storage.Stores) error {
 		return err
 	}
 	d.fleet = fleet.New(fleet.Config{
-		Catalogue: d.db, Supports: servable(set), Doors: []fleet.Door{d.sftpDoor(stores), d.ftpDoor(stores, set)},
+		Catalogue: d.db, Supports: servable(set, len(d.cfg.SFTP.Proxies) > 0), Doors: []fleet.Door{d.sftpDoor(stores), d.ftpDoor(stores, set)},
 		Shared: d.db.Clustered(), Log: d.log, Registerer: d.registry, Now: time.Now,
 	})
 	return nil
 }
 
 // servable says why a server cannot be served here: it asks for what this build does not have, or for a certificate that
-// the configuration does not name.
-func servable(set *certificates.Set) func(server.Server) error {
+// the configuration does not name, or for a proxy where it names none.
+func servable(set *certificates.Set, proxies bool) func(server.Server) error {
 	return func(s server.Server) error {
+		if wantsProxy(s) && !proxies {
+			return errors.New("ProxyConfig with SftpMode PROXY_PROTOCOL_V2_ENFORCED needs the proxies' networks, which sftp.proxy_protocol of the configuration does not name")
+		}
 		if err := supports(s); err != nil || !speaks("FTPS")(s) {
 			return err
 		}
@@ -110,7 +144,7 @@ func (d *daemon) sftpDoor(stores storage.Stores) fleet.Door {
 		Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last,
 		TagAddress: fleet.TagSFTPAddress, TagAsk: fleet.TagSFTPAsk,
 	}
-	return fleet.Door{Name: "SFTP", Serves: speaks("SFTP"), Listen: d.keepOut(pool.Listen), Frontend: sftpFrontend{front}, TagAddress: pool.TagAddress}
+	return fleet.Door{Name: "SFTP", Serves: speaks("SFTP"), Listen: pool.Listen, Frontend: sftpFrontend{front, d}, TagAddress: pool.TagAddress}
 }
 
 func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Door {
@@ -120,12 +154,12 @@ func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Doo
 		Provider: d.guard, Sessions: d.sessions, Stores: stores, Certificates: set.Get, Log: d.log, Metrics: d.registry,
 		Now: time.Now, DrainTimeout: d.cfg.Drain, PassivePorts: ports, PassiveAddresses: d.cfg.FTP.PassiveAddresses,
 		ImplicitTLS: d.cfg.FTP.Implicit, IdleTimeout: d.cfg.FTP.Idle, DataTimeout: d.cfg.FTP.DataTimeout,
-		LoginDelay: d.cfg.FTP.LoginDelay, MaxSessions: d.cfg.FTP.MaxSessions,
+		LoginDelay: d.cfg.FTP.LoginDelay, MaxSessions: d.cfg.FTP.MaxSessions, Banned: d.guard.Banned, ProxyData: d.cfg.FTP.ProxyData,
 	})
 	pool := fleet.Addresses{
 		Host: d.cfg.FTP.Host, First: d.cfg.FTP.First, Last: d.cfg.FTP.Last, TagAddress: fleet.TagFTPAddress, TagAsk: fleet.TagFTPAsk,
 	}
-	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: d.keepOut(pool.Listen), Frontend: ftpFrontend{front}, TagAddress: pool.TagAddress}
+	return fleet.Door{Name: "FTP", Serves: speaks("FTP", "FTPS"), Listen: pool.Listen, Frontend: ftpFrontend{front, d}, TagAddress: pool.TagAddress}
 }
 
 // speaks says of a server whether it has one of some protocols. One that names none has SFTP, as CreateServer's default.

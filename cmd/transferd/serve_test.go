@@ -289,9 +289,6 @@ func TestUnsupported(t *testing.T) {
 	for want, change := range map[string]func(*server.Server){
 		"Protocol AS2 is not supported yet":                    func(s *server.Server) { s.Protocols = []string{"SFTP", "AS2"} },
 		"IdentityProviderType AWS_LAMBDA is not supported yet": func(s *server.Server) { s.IdentityProviderType = "AWS_LAMBDA" },
-		"ProxyConfig with SftpMode PROXY_PROTOCOL_V2_ENFORCED is not supported yet": func(s *server.Server) {
-			s.ProtocolDetails = &server.ProtocolDetails{ProxyConfig: &server.ProxyConfig{SftpMode: "PROXY_PROTOCOL_V2_ENFORCED"}}
-		},
 		"SftpPorts with CommunicationMode CLIENT_TALK_FIRST is not supported yet": func(s *server.Server) {
 			s.ProtocolDetails = &server.ProtocolDetails{SftpPorts: []server.SftpPort{{SftpPort: 22, CommunicationMode: "CLIENT_TALK_FIRST"}}}
 		},
@@ -304,19 +301,27 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-// TestMissingCertificate: an FTPS server whose certificate nobody configured does not start.
-func TestMissingCertificate(t *testing.T) {
+// TestServable: an FTPS server whose certificate nobody configured does not start, nor one of SFTP behind a proxy that
+// nobody configured.
+func TestServable(t *testing.T) {
 	t.Parallel()
 	set, err := certificates.New(certificates.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := server.Server{Protocols: []string{"SFTP", "FTPS"}, Certificate: "arn:aws:acm:us-east-1:000000000000:certificate/x"}
-	if err := servable(set)(s); err == nil || !strings.Contains(err.Error(), s.Certificate) {
+	if err := servable(set, false)(s); err == nil || !strings.Contains(err.Error(), s.Certificate) {
 		t.Errorf("without its certificate: %v", err)
 	}
 	s.Protocols = []string{"SFTP"}
-	if err := servable(set)(s); err != nil {
+	if err := servable(set, false)(s); err != nil {
 		t.Errorf("without FTPS: %v", err)
+	}
+	s.ProtocolDetails = &server.ProtocolDetails{ProxyConfig: &server.ProxyConfig{SftpMode: "PROXY_PROTOCOL_V2_ENFORCED"}}
+	if err := servable(set, false)(s); err == nil || !strings.Contains(err.Error(), "sftp.proxy_protocol") {
+		t.Errorf("behind a proxy that nobody named: %v", err)
+	}
+	if err := servable(set, true)(s); err != nil {
+		t.Errorf("behind a proxy: %v", err)
 	}
 }

@@ -22,9 +22,6 @@ func supports(s server.Server) error {
 	if d == nil {
 		return nil
 	}
-	if d.ProxyConfig != nil && d.ProxyConfig.SftpMode == "PROXY_PROTOCOL_V2_ENFORCED" {
-		return unsupported("ProxyConfig with SftpMode " + d.ProxyConfig.SftpMode)
-	}
 	for _, p := range d.SftpPorts {
 		if p.CommunicationMode == "CLIENT_TALK_FIRST" {
 			return unsupported("SftpPorts with CommunicationMode " + p.CommunicationMode)

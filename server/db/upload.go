@@ -9,6 +9,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -49,8 +50,8 @@ func (d *DB) Note(ctx context.Context, id, token string) error {
 }
 
 // Committed marks an upload that the storage has committed. It is durable once it returns.
-func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
-	doc, err := encode(c)
+func (d *DB) Committed(ctx context.Context, id string, o storage.Object, received int64) error {
+	doc, err := encode(session.Commit{Object: o, Received: received})
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -134,14 +135,13 @@ func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdi
 }
 
 func fileLocation(u session.Upload, v session.Verdict) workflow.FileLocation {
-	at := v.At(u)
-	if at.Domain == "EFS" {
+	if u.Location.Domain == "EFS" {
 		return workflow.FileLocation{EfsFileLocation: &workflow.EfsFileLocation{
-			FileSystemId: at.Store, Path: "/" + at.Name,
+			FileSystemId: u.Location.Store, Path: "/" + u.Location.Name,
 		}}
 	}
 	return workflow.FileLocation{S3FileLocation: &workflow.S3FileLocation{
-		Bucket: at.Store, Key: at.Name, VersionId: v.Object.VersionID, Etag: v.Object.ETag,
+		Bucket: u.Location.Store, Key: u.Location.Name, VersionId: v.Object.VersionID, Etag: v.Object.ETag,
 	}}
 }
 

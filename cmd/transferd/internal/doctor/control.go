@@ -137,7 +137,7 @@ func (c *control) greeting() (string, error) {
 	case code == 220:
 		return clean(text), nil
 	case code == 421:
-		return "", wrong(check, "the server is full or stopping: "+clean(text), "see ftp.max_sessions")
+		return "", wrong(check, "the server takes nobody now: "+clean(text), "is this address banned (transferd bans, transferd unban), or are there too many sessions (ftp.max_sessions)?")
 	}
 	return "", wrong(check, fmt.Sprintf("begins with %d instead of 220: %s", code, clean(text)), "is this the right port?")
 }
