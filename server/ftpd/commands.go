@@ -13,10 +13,16 @@ import (
 func (c *connection) filter(line string) (string, bool) {
 	verb, arg := parse(line)
 	c.client.saw(verb, arg)
+	if verb == "XCUP" { // RFC 1123, 4.1.3.1: the old names still count; the library knows the others
+		verb, line = "CDUP", "CDUP"
+	}
 	if verb != "ABOR" && (verb != "STAT" || arg != "") {
 		c.awaitTransfer()
 	}
 	c.begin(verb)
+	if missing := argumentOf(verb); missing != "" && strings.TrimSpace(arg) == "" {
+		return c.answer(501, "A "+missing+" is missing.")
+	}
 	if out, pass, ours := c.access(verb, arg, line); ours {
 		return out, pass
 	}
@@ -33,6 +39,25 @@ func (c *connection) answer(code int, text string) (string, bool) {
 	return "", false
 }
 
+// argumentOf is what a command cannot do without. The library would take the current directory, even for RMD.
+func argumentOf(verb string) string {
+	switch verb {
+	case "CWD", "XCWD", "MKD", "XMKD", "RMD", "XRMD":
+		return "directory name"
+	case "RETR", "STOR", "APPE", "DELE", "RNFR", "RNTO", "SIZE", "MDTM":
+		return "file name"
+	case "MFMT":
+		return "time and a file name"
+	case "USER":
+		return "user name"
+	case "TYPE", "MODE", "STRU", "OPTS":
+		return "parameter"
+	case "PBSZ", "PROT":
+		return "value"
+	}
+	return ""
+}
+
 // transferCommand has the commands that use a data connection, and those that prepare one.
 func (c *connection) transferCommand(verb, arg string) (out string, pass, ours bool) {
 	switch verb {
@@ -43,13 +68,7 @@ func (c *connection) transferCommand(verb, arg string) (out string, pass, ours b
 			arg = withoutOptions(arg)
 		}
 		out, pass = c.startTransfer(verb, arg)
-	case "RETR", "STOR":
-		if arg == "" {
-			out, pass = c.answer(501, "A file name is missing.")
-			break
-		}
-		out, pass = c.startTransfer(verb, arg)
-	case "APPE":
+	case "RETR", "STOR", "APPE":
 		out, pass = c.startTransfer(verb, arg)
 	case "STOU":
 		// RFC 959, 4.1.3: a name that is unique in the directory; RFC 1123, 4.1.2.9: the 150 says which.
@@ -58,8 +77,10 @@ func (c *connection) transferCommand(verb, arg string) (out string, pass, ours b
 	case "PORT", "EPRT", "LPRT":
 		out, pass = c.answer(502, "Active mode is not supported: use PASV or EPSV.")
 	case "ABOR":
-		c.aborting()
-		out, pass = verb, true
+		// RFC 959, 4.1.3: the transfer's reply, 426 as a rule, then 226. The library's ABOR writes into the middle of what
+		// the transfer's goroutine writes.
+		c.abort()
+		out, pass = c.answer(226, "Nothing is under way.")
 	default:
 		return "", false, false
 	}
@@ -68,6 +89,10 @@ func (c *connection) transferCommand(verb, arg string) (out string, pass, ours b
 
 // startTransfer passes a command on that will use a data connection.
 func (c *connection) startTransfer(verb, arg string) (string, bool) {
+	c.offset, c.restart = c.restart, 0
+	if s, _ := c.look(); s.verb != "RETR" && s.verb != "STOR" { // RFC 3659, 5: REST is for those
+		c.offset = 0
+	}
 	switch {
 	case c.session == nil:
 		return c.answer(530, "Log in with USER and PASS.")
@@ -109,6 +134,8 @@ func (c *connection) passive(verb, arg string) (string, bool) {
 		return c.answer(521, "Data connections must be protected: send PROT P.")
 	case verb == "EPSV":
 		return c.extended(strings.ToUpper(strings.TrimSpace(arg)))
+	case c.extendedOnly: // RFC 2428, 4
+		return c.answer(503, "You promised to use EPSV only.")
 	case !c.local.Is4():
 		return c.answer(425, "PASV cannot tell an IPv6 address: use EPSV.")
 	}
@@ -127,6 +154,7 @@ func (c *connection) extended(arg string) (string, bool) {
 	version := map[bool]string{true: "1", false: "2"}[c.local.Is4()]
 	switch arg {
 	case "ALL":
+		c.extendedOnly = true
 		return c.answer(200, "EPSV ALL accepted.")
 	case "", version:
 		return "EPSV", true
@@ -149,6 +177,12 @@ func (c *connection) otherCommand(verb, arg, line string) (string, bool) {
 			return c.answer(200, "Responses are in English.")
 		}
 		return c.answer(504, "Only English is spoken.")
+	case "STAT":
+		if word == "" {
+			return c.status()
+		}
+	case "TYPE":
+		return c.representation(strings.Fields(word))
 	case "STRU":
 		return c.only(word, "F", "File structure is F.")
 	case "MODE":
@@ -156,14 +190,20 @@ func (c *connection) otherCommand(verb, arg, line string) (string, bool) {
 	case "SITE":
 		return c.answer(502, "SITE is not supported.")
 	case "REST":
-		return c.restart(strings.TrimSpace(arg), line)
+		return c.restartAt(strings.TrimSpace(arg))
+	case "RNTO":
+		return c.renameTo(line)
 	case "ALLO":
 		return c.allocate(arg)
 	case "CLNT":
 		return c.answer(200, "Noted.")
 	case "HELP":
 		return c.answer(214, "See RFC 959, 2389, 2428, 3659 and 4217.")
-	case "ACCT", "CCC", "HOST", "REIN", "HASH", "COMB", "AVBL", "XCRC", "MD5", "XMD5", "XSHA", "XSHA1", "XSHA256", "XSHA512", "CSID":
+	case "ACCT":
+		return c.answer(202, "No account is needed.")
+	case "CCC", "ADAT", "MIC", "CONF", "ENC":
+		return c.unprotect(verb)
+	case "SMNT", "HOST", "REIN", "HASH", "COMB", "AVBL", "XCRC", "MD5", "XMD5", "XSHA", "XSHA1", "XSHA256", "XSHA512", "CSID":
 		return c.answer(502, "Command not supported.")
 	}
 	return line, true
@@ -175,6 +215,23 @@ func (c *connection) only(got, want, text string) (string, bool) {
 		return c.answer(200, text)
 	}
 	return c.answer(504, "Only "+want+" is supported.")
+}
+
+// status is STAT without a name (RFC 959, 4.1.3), which may come during a transfer. The library's would write into the
+// middle of what the transfer's goroutine writes.
+func (c *connection) status() (string, bool) {
+	if c.session == nil {
+		return c.answer(530, "Log in with USER and PASS.")
+	}
+	list := []string{"Connected from " + c.sourceIP, "Logged in as " + c.name, "TYPE I, STRU F, MODE S"}
+	if c.secure.Load() {
+		list = append(list, c.tlsVersion+", "+c.cipher)
+	}
+	if s, _ := c.look(); s.active {
+		list = append(list, "A transfer is under way")
+	}
+	_ = c.control.send("211-Status:\r\n " + strings.Join(list, "\r\n ") + "\r\n211 End\r\n")
+	return "", false
 }
 
 // features lists what there is beyond RFC 959 (RFC 2389, 3).
@@ -201,12 +258,59 @@ func (c *connection) options(word string) (string, bool) {
 	return c.answer(501, "Unknown option.")
 }
 
-// restart checks REST: the library takes negative numbers too.
-func (c *connection) restart(arg, line string) (string, bool) {
-	if n, err := strconv.ParseInt(arg, 10, 64); err != nil || n < 0 {
+// restartAt keeps where the next transfer is to begin (RFC 3659, 5). It is not the library's business, which refuses it in
+// TYPE A, where bytes are bytes here too.
+func (c *connection) restartAt(arg string) (string, bool) {
+	n, err := strconv.ParseInt(arg, 10, 64)
+	switch {
+	case c.session == nil:
+		return c.answer(530, "Log in with USER and PASS.")
+	case err != nil || n < 0:
 		return c.answer(501, "REST needs a number of bytes.")
 	}
+	c.restart = n
+	return c.answer(350, "Send STOR or RETR to begin there.")
+}
+
+// representation is TYPE. Text is taken as it is, so A and I are the same (see driver.GetSettings).
+func (c *connection) representation(word []string) (string, bool) {
+	switch {
+	case word[0] == "A" && (len(word) == 1 || word[1] == "N"):
+		return c.answer(200, "Type is A; bytes are not converted.")
+	case word[0] == "I" && len(word) == 1, word[0] == "L" && len(word) == 2 && word[1] == "8":
+		return c.answer(200, "Type is I.")
+	case word[0] == "A", word[0] == "E", word[0] == "I", word[0] == "L":
+		return c.answer(504, "Only A and I are supported.")
+	}
+	return c.answer(501, "Unknown type.")
+}
+
+// renameTo lets RNTO pass behind its RNFR only (RFC 959, 4.1.3). The library would take the last RNFR that it liked.
+func (c *connection) renameTo(line string) (string, bool) {
+	ready := false
+	c.change(func(s *connectionState) { ready, s.renaming = s.renaming, false })
+	switch {
+	case c.session == nil:
+		return c.answer(530, "Log in with USER and PASS.")
+	case !ready:
+		return c.answer(503, "RNFR comes first.")
+	}
 	return line, true
+}
+
+// unprotect has the commands of RFC 2228 that TLS has no use for, and CCC, which would end it (RFC 4217, 6).
+func (c *connection) unprotect(verb string) (string, bool) {
+	switch {
+	case !c.rules.ftps:
+		return c.answer(502, "TLS is not enabled on this server.")
+	case !c.secure.Load():
+		return c.answer(503, "AUTH TLS first.")
+	case verb == "CCC":
+		return c.answer(534, "The control connection stays protected.")
+	case verb == "ADAT":
+		return c.answer(503, "TLS needs no more data.")
+	}
+	return c.answer(537, "TLS protects all commands: send them as they are.")
 }
 
 // allocate keeps the declared size for the next upload (RFC 959, 4.1.3: ALLO size [R size]). No space is set aside.

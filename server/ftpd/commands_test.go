@@ -12,57 +12,11 @@ import (
 	"github.com/transferd/transferd/server/session"
 )
 
-// step is a command and the beginning of its reply.
-type step struct{ command, reply string }
-
-func TestCommands(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.store.put("home/a", []byte("abc"))
-	p := r.login(t, 0)
-	for _, s := range []step{
-		{"STRU F", "200"}, {"STRU R", "504"}, {"MODE S", "200"}, {"MODE s", "200"}, {"MODE Z", "504"}, {"TYPE A", "200"}, {"SIZE a", "213 3"},
-		{"TYPE I", "200"}, {"TYPE E", "504"}, {"OPTS UTF8 ON", "200"}, {"opts utf8 on", "200"}, {"OPTS UTF8 OFF", "504"},
-		{"OPTS MLST type;size;", "200 MLST OPTS type;size;modify;"}, {"OPTS NONSENSE", "501"}, {"LANG", "200"}, {"LANG en-US", "200"},
-		{"LANG fr", "504"}, {"SITE CHMOD 777", "502"}, {"SITE CHMOD 777 a", "502"}, {"HELP", "214"}, {"PORT 127,0,0,1,4,4", "502"},
-		{"EPRT |1|127.0.0.1|1234|", "502"}, {"REST -5", "501"}, {"REST x", "501"}, {"REST 2", "350"}, {"REST 0", "350"}, {"ALLO 10 R 5", "200"},
-		{"ALLO x", "501"}, {"USER bob", "503"}, {"PASS x", "503"}, {"AUTH TLS", "503"}, {"SYST", "215 UNIX"}, {"MDTM a", "213 2023"},
-		{"MFMT 20200101000000 a", "550"}, {"PWD", "257 \"/bucket/home\""}, {"CWD nowhere", "550 No such file or directory."},
-		{"MKD sub", "257"}, {"CWD sub", "250"}, {"CDUP", "250"}, {"RMD sub", "250"}, {"DELE nothing", "550 No such file or directory."},
-		{"RNFR a", "350"}, {"RNTO b", "250"}, {"RNTO c", "503"}, {"SIZE a", "550"}, {"MLST b", "250-"}, {"STAT b", "213-"}, {"DELE b", "250"},
-		{"EPSV ALL", "200"}, {"EPSV 3", "501"}, {"EPSV 2", "522"}, {"NONSENSE", "500"}, {"CCC", "502"}, {"REIN", "502"}, {"STOR", "501"}, {"ABOR", "226"},
-	} {
-		p.send(s.command)
-		if reply, err := p.reply(); err != nil || !strings.HasPrefix(reply, s.reply) {
-			t.Errorf("%s: %q, %v, want %s", s.command, reply, err, s.reply)
-		}
-	}
-}
-
 func TestMFMTWhereItIsAllowed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, settings(func(s *server.Server) { s.ProtocolDetails.SetStatOption = "ENABLE_NO_OP" }))
 	r.login(t, 0).cmd("213 Modify=20200101000000; a", "MFMT 20200101000000 a")
 	r.log.await(t, "SETSTAT")
-}
-
-// Uploads are whole files: no APPE onto one, no REST before STOR.
-func TestNoAppend(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.store.put("home/a", []byte("abc"))
-	p := r.login(t, 0)
-	d := p.open("APPE a")
-	d.Close()
-	p.expect("504")
-	p.cmd("350", "REST 3")
-	p.pasv()
-	p.cmd("504", "STOR a")
-	d = p.open("APPE new")
-	mustWrite(t, d, body)
-	d.Close()
-	p.expect("226")
-	r.journal.verdict(t, "home/new", session.Complete, session.Closed)
 }
 
 // ALLO declares a size, for the next upload alone; the mode integrity holds the client to it.

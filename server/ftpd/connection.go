@@ -43,6 +43,9 @@ type connection struct {
 	session            *session.Session
 	told               string // the address that the next PASV tells
 	unique             string // the name that STOU made
+	restart            int64  // REST, for the next transfer
+	offset             int64  // where the transfer begins that is under way
+	extendedOnly       bool   // EPSV ALL
 	tlsVersion, cipher string
 
 	secure    atomic.Bool  // the control connection is TLS
@@ -60,7 +63,9 @@ type connection struct {
 type connectionState struct {
 	verb     string           // the last command
 	override *failure         // what the next refusal really says
+	renaming bool             // RNFR was accepted, and nothing has come since
 	active   bool             // a transfer's final reply is owed
+	aborting bool             // to a transfer that ABOR ends
 	current  *upload          // the latest
 	waiting  *upload          // committed, its final reply not written yet
 	files    int              // that the library has open
@@ -266,6 +271,7 @@ func (c *connection) begin(verb string) {
 		if !s.active {
 			s.verb, s.override = verb, nil
 		}
+		s.renaming = s.renaming && verb == "RNTO"
 		if c.session != nil {
 			s.used = time.Now()
 		}
@@ -276,7 +282,7 @@ func (c *connection) begin(verb string) {
 func (c *connection) beginTransfer() (ok bool) {
 	c.change(func(s *connectionState) {
 		ok = !s.draining
-		s.active = ok
+		s.active, s.aborting = ok, false
 	})
 	return ok
 }
@@ -317,14 +323,19 @@ func (c *connection) awaitFiles() {
 	}
 }
 
-// aborting notes ABOR before the library closes the data connection.
-func (c *connection) aborting() {
+// abort ends the transfer that is under way, and waits until it has had its reply.
+func (c *connection) abort() {
+	active := false
 	c.change(func(s *connectionState) {
-		if s.current != nil && !s.current.replied {
+		active, s.aborting = s.active, s.active
+		if active && s.current != nil && !s.current.replied {
 			s.current.aborted = true
 		}
-		s.verb = "ABOR"
 	})
+	if active {
+		c.closeData()
+		c.awaitTransfer()
+	}
 }
 
 // cut closes the connection for our own reason. The first reason is the one that counts.

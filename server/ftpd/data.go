@@ -60,7 +60,7 @@ func (c *connection) connect(conn net.Conn) (net.Conn, error) {
 	}
 	dead := false
 	c.change(func(s *connectionState) {
-		s.data, dead = d, s.cut != ""
+		s.data, dead = d, s.cut != "" || s.aborting
 	})
 	if dead {
 		return nil, errors.Join(net.ErrClosed, conn.Close())

@@ -32,9 +32,9 @@ func (d *driver) GetSettings() (*ftp.Settings, error) {
 		DisableLISTArgs:        true,
 		DisableSite:            true,
 		DisableActiveMode:      true,
-		DefaultTransferType:    ftp.TransferTypeBinary,
-		DisableASCIIConversion: true,                // AWS knows the type image alone; FileZilla sends files without extension as text
-		PasvConnectionsCheck:   ftp.IPMatchDisabled, // ours: see passiveListener
+		DefaultTransferType:    ftp.TransferTypeBinary, // and no other: see connection.representation
+		DisableASCIIConversion: true,                   // AWS knows the type image alone; FileZilla sends files without extension as text
+		PasvConnectionsCheck:   ftp.IPMatchDisabled,    // ours: see passiveListener
 	}
 	if !d.PassivePorts.AnyPort {
 		s.PassiveTransferPortRange = newPorts(d.PassivePorts)
@@ -129,7 +129,15 @@ func (f *files) Remove(name string) error {
 
 // RemoveDir deletes an empty directory.
 func (f *files) RemoveDir(name string) error {
-	return f.do("RMDIR", func() error { return f.c.session.Rmdir(name) })
+	return f.do("RMDIR", func() error {
+		err := f.c.session.Rmdir(name)
+		if errors.Is(err, fs.ErrInvalid) {
+			if info, failed := f.c.session.Stat(name); failed == nil && !info.IsDir() {
+				return failure{550, "Not a directory."}
+			}
+		}
+		return err
+	})
 }
 
 // Rename moves a file.

@@ -55,7 +55,9 @@ func (c *connection) auth(mechanism string) (string, bool) {
 		return c.answer(503, "TLS is in use already.")
 	case c.session != nil:
 		return c.answer(503, "AUTH comes before the login.")
-	case mechanism != "TLS" && mechanism != "TLS-C" && mechanism != "SSL":
+	case mechanism == "":
+		return c.answer(501, "A mechanism is missing: use AUTH TLS.")
+	case mechanism != "TLS" && mechanism != "TLS-C" && mechanism != "TLS-P" && mechanism != "SSL":
 		return c.answer(504, "Unknown mechanism: use AUTH TLS.")
 	}
 	config, err := c.keys.config(c.ctx)
@@ -65,6 +67,8 @@ func (c *connection) auth(mechanism string) (string, bool) {
 	}
 	c.answer(234, "Begin TLS.")
 	c.handshake(config)
+	// In the drafts before RFC 4217 these mean that data is protected from the start.
+	c.protected.Store(mechanism == "TLS-P" || mechanism == "SSL")
 	return "", false
 }
 
@@ -110,7 +114,7 @@ func (c *connection) user(name string) (string, bool) {
 		return c.answer(503, "You are logged in already.")
 	case !c.rules.ftp && !c.secure.Load():
 		return c.answer(530, "TLS is required: send AUTH TLS first.")
-	case name == "" || len(name) > maxUserName:
+	case len(name) > maxUserName:
 		return c.answer(501, "This is no user name.")
 	}
 	c.name = name

@@ -111,15 +111,14 @@ func codeOf(line string) int {
 	return code
 }
 
-// ends says whether a reply is the last of a transfer: what STAT says meanwhile is not.
+// ends says whether a reply is the last of a transfer.
 func ends(code int) bool { return code == 226 || code == 250 || code >= 400 }
 
 // reword is the library's reply in our words.
 func (c *connection) reword(s *connectionState, code int, line string) string {
+	s.renaming = s.renaming || code == 350 && s.verb == "RNFR"
 	switch {
-	case code == 426 && s.verb == "ABOR":
-		return "426 Transfer aborted.\r\n"
-	case s.override != nil && (code >= 400 || code == 226 && s.verb != "ABOR"):
+	case s.override != nil && (code >= 400 || code == 226):
 		f := *s.override
 		s.override = nil
 		return f.line()

@@ -73,6 +73,8 @@ type rig struct {
 	served chan struct{}
 }
 
+type ftpdConfig = ftpd.Config
+
 // option changes a rig before it starts.
 type option func(*rig, *ftpd.Config)
 

@@ -22,8 +22,9 @@ import (
 // store is a bucket in memory whose far side does what a test says: it can stall, refuse and panic. Like S3 it takes
 // bytes in order only.
 type store struct {
-	mu    sync.Mutex
-	files fstest.MapFS
+	mu     sync.Mutex
+	files  fstest.MapFS
+	modify bool // like EFS it changes files that stand
 
 	// Hooks, set before the first client comes.
 	onWrite  func(ctx context.Context, name string, off int64) error
@@ -38,7 +39,36 @@ func (s *store) Backend(_ context.Context, _, bucket string) (storage.Backend, e
 	if bucket != "bucket" {
 		return nil, fs.ErrNotExist
 	}
+	if s.modify {
+		return modifier{s}, nil
+	}
 	return s, nil
+}
+
+// modifier is a store that changes files anywhere, and their times.
+type modifier struct{ *store }
+
+func (modifier) CanModify() bool { return true }
+
+func (m modifier) Create(ctx context.Context, name string, opt storage.CreateOptions) (storage.Upload, error) {
+	u, err := m.store.Create(ctx, name, storage.CreateOptions{ID: opt.ID})
+	if err == nil && opt.Modify {
+		u.(*upload).data = append([]byte{}, m.get(name)...)
+	}
+	return u, err
+}
+
+func (m modifier) SetAttrs(_ context.Context, name string, a storage.Attrs) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.files[name]
+	if f == nil {
+		return fs.ErrNotExist
+	}
+	if a.Mtime != nil {
+		f.ModTime = *a.Mtime
+	}
+	return nil
 }
 
 func (s *store) put(name string, data []byte) {
@@ -167,10 +197,10 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
-	if off != int64(len(u.data)) {
+	if off > int64(len(u.data)) || !u.s.modify && off < int64(len(u.data)) {
 		return 0, storage.ErrRandomAccess
 	}
-	u.data = append(u.data, p...)
+	u.data = append(u.data[:off], append(p[:len(p):len(p)], u.data[min(len(u.data), int(off)+len(p)):]...)...)
 	return len(p), nil
 }
 

@@ -14,6 +14,7 @@ import (
 	ftp "github.com/fclairamb/ftpserverlib"
 
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 )
 
 const (
@@ -32,30 +33,73 @@ func newBuffers() buffers {
 func (b buffers) take() *[chunk]byte  { return b.pool.Get().(*[chunk]byte) }
 func (b buffers) give(p *[chunk]byte) { b.pool.Put(p) }
 
-// GetHandle opens a file for a transfer. An upload opens nothing yet: without a data connection there is none.
-func (f *files) GetHandle(name string, flags int, offset int64) (_ ftp.FileTransfer, err error) {
-	c := f.c
-	defer c.guard("OPEN", &err)
+// GetHandle opens a file for a transfer. REST is ours to keep, so the library's offset is always 0.
+func (f *files) GetHandle(name string, flags int, _ int64) (file ftp.FileTransfer, err error) {
+	defer f.c.guard("OPEN", &err)
 	if flags&os.O_WRONLY == 0 {
-		file, err := c.session.Open(name)
-		if err != nil {
-			return nil, c.refuse(err)
-		}
-		if !c.open() {
-			return nil, c.refuse(errors.Join(fs.ErrClosed, file.Close()))
-		}
-		return &download{c: c, file: file, off: offset}, nil
+		file, err = f.c.fetch(name)
+	} else {
+		file, err = f.c.store(name, flags&os.O_APPEND != 0)
 	}
-	declared := c.declared.Swap(0)
-	if offset > 0 {
-		return nil, c.refuse(failure{504, "Uploads cannot be resumed on this storage: send the whole file."})
+	if err != nil {
+		return nil, f.c.refuse(err)
+	}
+	return file, nil
+}
+
+// fetch begins a download.
+func (c *connection) fetch(name string) (ftp.FileTransfer, error) {
+	if err := c.restartable(name); err != nil {
+		return nil, err
+	}
+	file, err := c.session.Open(name)
+	if err != nil {
+		return nil, err
 	}
 	if !c.open() {
-		return nil, c.refuse(fs.ErrClosed)
+		return nil, errors.Join(fs.ErrClosed, file.Close())
 	}
-	u := &upload{c: c, path: name, options: session.CreateOptions{
-		Append: flags&os.O_APPEND != 0, Truncate: flags&os.O_APPEND == 0, Declared: declared,
+	return &download{c: c, file: file, off: c.offset}, nil
+}
+
+// restartable says whether a transfer may begin where REST said (RFC 3659, 5.3): what lies beyond the end is a mistake,
+// the end itself is not.
+func (c *connection) restartable(name string) error {
+	if c.offset == 0 {
+		return nil
+	}
+	info, err := c.session.Stat(name)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return storage.ErrIsDirectory
+	case c.offset > info.Size():
+		return errBeyond
+	}
+	return nil
+}
+
+// errBeyond is RFC 959's answer to a bad restart point.
+var errBeyond = failure{554, "The restart point lies beyond the end of the file."}
+
+// store begins an upload. One that writes a file anew opens nothing yet: without a data connection there is none. One that
+// goes on with a file asks the storage now, so that nobody sends gigabytes in vain.
+func (c *connection) store(name string, appending bool) (ftp.FileTransfer, error) {
+	u := &upload{c: c, path: name, off: c.offset, options: session.CreateOptions{
+		Append: appending, Modify: c.offset > 0, Truncate: !appending && c.offset == 0, Declared: c.declared.Swap(0),
 	}}
+	if err := c.restartable(name); err != nil {
+		return nil, err
+	}
+	if !u.options.Truncate {
+		if err := u.open(); err != nil {
+			return nil, err
+		}
+	}
+	if !c.open() {
+		return nil, errors.Join(fs.ErrClosed, u.drop())
+	}
 	c.change(func(s *connectionState) {
 		u.options.Exclusive = s.verb == "STOU"
 		s.current = u
@@ -69,7 +113,8 @@ type upload struct {
 	c       *connection
 	path    string
 	options session.CreateOptions
-	file    *session.File    // nil before the data connection is there
+	off     int64            // where it begins
+	file    *session.File    // nil before the data connection is there, unless it goes on with a file
 	refused error            // of the storage: it was told, nothing is left
 	cut     session.Evidence // how the stream broke, "" if it ended
 	unsaid  bool             // TLS's own end was missing
@@ -95,7 +140,7 @@ func (u *upload) ReadFrom(r io.Reader) (n int64, err error) {
 		d.discard()
 		return 0, u.c.refuse(err)
 	}
-	if err := u.open(); err != nil {
+	if err := u.ready(); err != nil {
 		d.discard()
 		return 0, u.c.refuse(err)
 	}
@@ -114,16 +159,41 @@ func (u *upload) ReadFrom(r io.Reader) (n int64, err error) {
 	return n, nil
 }
 
-func (u *upload) open() (err error) {
-	u.file, err = u.c.session.Create(u.path, u.options)
-	if errors.Is(err, errors.ErrUnsupported) && u.options.Append {
-		return failure{504, "Files cannot be appended to on this storage: send the whole file."}
+// ready opens the file if that has not been done.
+func (u *upload) ready() error {
+	if u.file != nil {
+		return nil
 	}
-	return err
+	return u.open()
+}
+
+func (u *upload) open() error {
+	file, err := u.c.session.Create(u.path, u.options)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported) && !u.options.Truncate:
+		return failure{504, "This storage cannot go on with a file: send the whole file."}
+	case err != nil:
+		return err
+	}
+	u.file = file
+	if u.off > file.Size() { // it was longer a moment ago
+		return errors.Join(errBeyond, u.drop())
+	}
+	return nil
+}
+
+// drop gives up a file before its first byte: what stands stays as it is.
+func (u *upload) drop() error {
+	if u.file == nil {
+		return nil
+	}
+	file := u.file
+	u.file = nil
+	return file.Settle(session.Partial, session.Reset)
 }
 
 // take moves the bytes. The error is the connection's; the storage's is in refused.
-func (u *upload) take(d *data) (off int64, err error) {
+func (u *upload) take(d *data) (n int64, err error) {
 	b := u.c.buffers.take()
 	defer u.c.buffers.give(b)
 	enough := enoughTCP
@@ -131,19 +201,19 @@ func (u *upload) take(d *data) (off int64, err error) {
 		enough = enoughTLS
 	}
 	for {
-		n, err := d.receive(b[:], enough)
-		if n > 0 {
-			m, failed := u.file.WriteAt(b[:n], off)
-			off += int64(m)
+		got, err := d.receive(b[:], enough)
+		if got > 0 {
+			m, failed := u.file.WriteAt(b[:got], u.off+n)
+			n += int64(m)
 			if failed != nil {
-				return off, u.stopped(failed)
+				return n, u.stopped(failed)
 			}
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return off, nil
+			return n, nil
 		case err != nil:
-			return off, err
+			return n, err
 		}
 	}
 }
@@ -157,8 +227,8 @@ func (u *upload) stopped(err error) error {
 	return nil
 }
 
-// why is the evidence of a broken stream. Closing the data connection is how the library passes on an ABOR and the end
-// of the control connection, so those come first.
+// why is the evidence of a broken stream. Closing the data connection is how an ABOR and the end of the control connection
+// arrive, so those come first.
 func (u *upload) why(err error) session.Evidence {
 	c := u.c
 	s, _ := c.look()
@@ -223,7 +293,7 @@ func (u *upload) Close() (err error) {
 // Read and Seek belong to downloads.
 func (u *upload) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
-// Seek is called after REST, which an upload has refused.
+// Seek is never called: the library does not know of REST.
 func (u *upload) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
 
 // download is a file that a client fetches.
@@ -262,8 +332,8 @@ func (o *download) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
-// Seek is called after REST; GetHandle has the offset already.
-func (o *download) Seek(int64, int) (int64, error) { return o.off, nil }
+// Seek is never called: the library does not know of REST.
+func (o *download) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
 
 // Close ends a download.
 func (o *download) Close() error {
