@@ -108,6 +108,19 @@ type heirStores struct {
 	db *db.DB
 }
 
+// As is what storage.Impersonator says: a dead upload goes on as its user.
+func (s heirStores) As(ctx context.Context, id storage.Identity) (storage.Stores, error) {
+	i, ok := s.Stores.(storage.Impersonator)
+	if !ok {
+		return nil, fmt.Errorf("the stores act for nobody else: %w", fs.ErrPermission)
+	}
+	stores, err := i.As(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return heirStores{stores, s.db}, nil
+}
+
 func (s heirStores) Backend(ctx context.Context, domain, store string) (storage.Backend, error) {
 	b, err := s.Stores.Backend(ctx, domain, store)
 	if err != nil {

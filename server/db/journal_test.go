@@ -29,8 +29,8 @@ func testJournal(t *testing.T) {
 	must(t, d.Note(ctx, u.ID, "token"))
 	wantNotFound(t, d.Note(ctx, "none", "token"), "Upload", "none")
 
-	must(t, d.Committed(ctx, u.ID, whole().Object, 7))
-	wantNotFound(t, d.Committed(ctx, "none", whole().Object, 7), "Upload", "none")
+	must(t, d.Committed(ctx, u.ID, session.Commit{Object: whole().Object, Received: 7}))
+	wantNotFound(t, d.Committed(ctx, "none", session.Commit{Object: whole().Object, Received: 7}), "Upload", "none")
 
 	u.Token = "token"
 	u.Committed = &session.Commit{Object: whole().Object, Received: 7}

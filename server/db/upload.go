@@ -9,7 +9,6 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/session"
-	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -50,8 +49,8 @@ func (d *DB) Note(ctx context.Context, id, token string) error {
 }
 
 // Committed marks an upload that the storage has committed. It is durable once it returns.
-func (d *DB) Committed(ctx context.Context, id string, o storage.Object, received int64) error {
-	doc, err := encode(session.Commit{Object: o, Received: received})
+func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
+	doc, err := encode(c)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -135,13 +134,14 @@ func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdi
 }
 
 func fileLocation(u session.Upload, v session.Verdict) workflow.FileLocation {
-	if u.Location.Domain == "EFS" {
+	at := v.At(u)
+	if at.Domain == "EFS" {
 		return workflow.FileLocation{EfsFileLocation: &workflow.EfsFileLocation{
-			FileSystemId: u.Location.Store, Path: "/" + u.Location.Name,
+			FileSystemId: at.Store, Path: "/" + at.Name,
 		}}
 	}
 	return workflow.FileLocation{S3FileLocation: &workflow.S3FileLocation{
-		Bucket: u.Location.Store, Key: u.Location.Name, VersionId: v.Object.VersionID, Etag: v.Object.ETag,
+		Bucket: at.Store, Key: at.Name, VersionId: v.Object.VersionID, Etag: v.Object.ETag,
 	}}
 }
 

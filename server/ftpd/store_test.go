@@ -246,7 +246,7 @@ func (j *journal) Begin(_ context.Context, u session.Upload) error {
 
 func (j *journal) Note(context.Context, string, string) error { return nil }
 
-func (j *journal) Committed(context.Context, string, storage.Object, int64) error { return nil }
+func (j *journal) Committed(context.Context, string, session.Commit) error { return nil }
 
 func (j *journal) End(_ context.Context, u session.Upload, v session.Verdict) error {
 	j.mu.Lock()

@@ -41,6 +41,7 @@ type File struct {
 	resized   *int64         // the size that it is to have, if its client said one
 	shrunk    bool           // that was once smaller than it was
 	untouched bool           // by Commit: nothing was written to a file that stands, so there is nothing to settle
+	temp      *temp          // committed under a temporary name: its verdict waits for the rename
 	waiting   *Commit        // committed, and Settle has not come yet
 	released  bool           // a WriteAt was cut off by the session's end: its bytes are missing
 	failure   error          // the first error of the storage or of Begin: final
@@ -131,11 +132,19 @@ func (f *File) interrupted(err error) bool {
 }
 
 // Close ends the upload: the bytes are committed, the verdict is durable, then it returns. After an error of the storage
-// nothing is kept and the verdict is refused.
+// nothing is kept and the verdict is refused. The verdict on a temporary name (Config.TempNames) comes later; then it is
+// durable that the file is whole.
 func (f *File) Close() error {
 	return f.close(func() error {
-		defer f.s.release(f)
-		return f.commit(f.judged(Complete, Closed))
+		outcome, evidence := f.judged(Complete, Closed)
+		if outcome != Complete || !f.s.m.cfg.temporary(f.row.Location) {
+			defer f.s.release(f)
+			return f.commit(outcome, evidence)
+		}
+		if err := f.keep(); err != nil {
+			return err
+		}
+		return f.settle(outcome, evidence)
 	})
 }
 
@@ -343,7 +352,7 @@ func (f *File) bytesIn(v Verdict) slog.Attr {
 }
 
 func (f *File) log(activity string, v Verdict, attrs ...slog.Attr) {
-	f.s.event(activity, append(attrs, slog.String("path", f.row.Location.Path()), f.bytesIn(v),
+	f.s.event(activity, append(attrs, slog.String("path", v.At(f.row).Path()), f.bytesIn(v),
 		slog.String("upload-id", f.row.ID), slog.String("verdict", string(v.Outcome)),
 		slog.String("evidence", string(v.Evidence)))...)
 }

@@ -36,6 +36,13 @@ type Config struct {
 	// Unsettled says whether an upload to this place awaits recovery: until it has its verdict no other may begin there,
 	// because recovery would put the old bytes over the new. Usually Recovery.Unsettled; default: never.
 	Unsettled func(storage.Location) bool
+	// TempNames are patterns (path.Match, of a name without its directory) of names under which clients write files that
+	// they rename when they are whole. The verdict on such a file waits for the rename and is about the name that it has
+	// then. Default: DefaultTempNames; empty and not nil: none, as AWS. See CheckTempNames.
+	TempNames []string
+	// RenameTimeout bounds that wait: 10 minutes. RenameGrace bounds what is left of it once the session has ended, for
+	// clients that lose their connection and come back: 1 minute. Then the upload is partial, under the temporary name.
+	RenameTimeout, RenameGrace time.Duration
 	// Integrity also calls a closed file partial that is shorter than its client declared. AWS does not.
 	Integrity bool
 }
@@ -56,6 +63,15 @@ func (c *Config) defaults() {
 	if c.JournalTimeout <= 0 {
 		c.JournalTimeout = 15 * time.Second
 	}
+	if c.TempNames == nil {
+		c.TempNames = DefaultTempNames()
+	}
+	if c.RenameTimeout <= 0 {
+		c.RenameTimeout = 10 * time.Minute
+	}
+	if c.RenameGrace <= 0 {
+		c.RenameGrace = time.Minute
+	}
 	if c.Unsettled == nil {
 		c.Unsettled = func(storage.Location) bool { return false }
 	}
@@ -63,7 +79,9 @@ func (c *Config) defaults() {
 
 // Manager holds the sessions of a process.
 type Manager struct {
-	cfg Config
+	cfg      Config
+	temps    temps
+	draining chan struct{} // closed by Wait
 
 	mu       sync.Mutex // guards what follows
 	sessions map[string]*Session
@@ -74,7 +92,8 @@ type Manager struct {
 // NewManager makes a Manager.
 func NewManager(cfg Config) *Manager {
 	cfg.defaults()
-	return &Manager{cfg: cfg, sessions: map[string]*Session{}}
+	return &Manager{cfg: cfg, temps: temps{at: map[storage.Location]*temp{}}, draining: make(chan struct{}),
+		sessions: map[string]*Session{}}
 }
 
 // Info says whose session it is.
@@ -149,11 +168,12 @@ func (m *Manager) Sessions() []View {
 }
 
 // Wait refuses new sessions and returns when every session has ended and nothing of them is under way any more, or with
-// ctx's error.
+// ctx's error. Uploads of ended sessions that wait for a rename become partial.
 func (m *Manager) Wait(ctx context.Context) error {
 	m.mu.Lock()
 	if m.idle == nil {
 		m.idle = make(chan struct{})
+		close(m.draining)
 		if m.work == 0 {
 			close(m.idle)
 		}

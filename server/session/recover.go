@@ -76,7 +76,7 @@ func (r *Recovery) Unsettled(at storage.Location) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, u := range r.dead {
-		if u.Location == at {
+		if c := u.Committed; u.Location == at || c != nil && c.Renaming != nil && *c.Renaming == at {
 			return true
 		}
 	}
@@ -159,7 +159,13 @@ func (r *Recovery) settle(ctx context.Context, u Upload) {
 func (r *Recovery) try(ctx context.Context, u Upload) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	if c := u.Committed; c != nil {
+	if c := u.Committed; c != nil && (c.Waits || c.Renaming != nil) {
+		v, err := r.recoverTemp(ctx, u, *c)
+		if err != nil {
+			return err
+		}
+		return r.end(ctx, u, v, nil)
+	} else if c != nil {
 		// The client had its answer, or was about to get it: what it did with it nobody will know.
 		return r.end(ctx, u, Verdict{Outcome: Complete, Evidence: Crash, Object: c.Object, Received: c.Received, Ended: r.cfg.Now()}, nil)
 	}
@@ -233,16 +239,21 @@ func standing(ctx context.Context, b storage.Backend, u Upload) (storage.Object,
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("look at what was to be changed: %w", err)
 	}
+	return objectOf(info), nil
+}
+
+// objectOf is a file that stands.
+func objectOf(info fs.FileInfo) storage.Object {
 	obj, _ := info.Sys().(storage.Object) // where the store knows more than the size
 	obj.Size, obj.ModTime = info.Size(), info.ModTime()
-	return obj, nil
+	return obj
 }
 
 // report logs a verdict as the session would have.
 func (r *Recovery) report(u Upload, v Verdict, cause error) {
 	log := r.cfg.Log.With("session-id", u.Session, "resource-arn", r.cfg.Realm.ServerARN(u.Server))
 	attrs := []slog.Attr{
-		slog.String("path", u.Location.Path()), slog.String("upload-id", u.ID),
+		slog.String("path", v.At(u).Path()), slog.String("upload-id", u.ID),
 		slog.String("bytes-in", strconv.FormatInt(v.Received, 10)),
 		slog.String("verdict", string(v.Outcome)), slog.String("evidence", string(v.Evidence)),
 	}

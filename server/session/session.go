@@ -42,7 +42,8 @@ type Session struct {
 
 	mu        sync.Mutex // guards what follows
 	ending    bool
-	opened    int // files opened so far: gives each its turn
+	evidence  Evidence // of its end
+	opened    int      // files opened so far: gives each its turn
 	files     map[*File]struct{}
 	downloads map[*Download]struct{}
 
@@ -249,7 +250,8 @@ func (s *Session) change(event, p string, do func(context.Context, string) error
 	return nil
 }
 
-// Rename moves a file that is committed. A rename is no upload: no workflow starts (transfer-api 5.7).
+// Rename moves a file that is committed. A rename is no upload: no workflow starts (transfer-api 5.7). But an upload whose
+// verdict waits for its rename (Config.TempNames) has it before this returns.
 func (s *Session) Rename(oldPath, newPath string) error {
 	return s.rename(oldPath, newPath, s.fs.Rename)
 }
@@ -259,15 +261,27 @@ func (s *Session) Replace(oldPath, newPath string) error {
 	return s.rename(oldPath, newPath, s.fs.Replace)
 }
 
-func (s *Session) rename(oldPath, newPath string, do func(ctx context.Context, oldPath, newPath string) error) error {
-	if loc, err := s.fs.Locate(newPath); err == nil && s.m.cfg.Unsettled(loc) {
+func (s *Session) rename(oldPath, newPath string, how func(ctx context.Context, oldPath, newPath string) error) error {
+	to, err := s.fs.Locate(newPath)
+	if err == nil && s.m.cfg.Unsettled(to) {
 		return fmt.Errorf("an earlier upload awaits recovery: %w", storage.ErrUnavailable)
 	}
-	if err := do(s.ctx, oldPath, newPath); err != nil {
+	do := func() error { return how(s.ctx, oldPath, newPath) }
+	var t *temp
+	if from, lost := s.fs.Locate(oldPath); lost == nil && err == nil {
+		t = s.m.temps.find(from)
+	}
+	path := s.BackendPath(oldPath)
+	if t != nil {
+		err = s.renameTemp(t, to, newPath, do)
+	} else {
+		err = do()
+	}
+	if err != nil {
 		s.failed("RENAME", oldPath, err)
 		return err
 	}
-	s.event("RENAME", slog.String("path", s.BackendPath(oldPath)), slog.String("new-path", s.BackendPath(newPath)))
+	s.event("RENAME", slog.String("path", path), slog.String("new-path", s.BackendPath(newPath)))
 	return nil
 }
 
@@ -285,7 +299,7 @@ func (s *Session) End(evidence Evidence) {
 		<-s.ended
 		return
 	}
-	s.ending = true
+	s.ending, s.evidence = true, evidence
 	files := make([]*File, 0, len(s.files))
 	for f := range s.files {
 		files = append(files, f)
@@ -309,6 +323,13 @@ func (s *Session) End(evidence Evidence) {
 	s.await(&all, len(files))
 	close(s.ended)
 	s.m.leave(s)
+}
+
+// why is the evidence of the session's end.
+func (s *Session) why() Evidence {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.evidence
 }
 
 // await waits for the files, but not for ever: a store that sits in a WriteAt, deaf to its context, must not hold the

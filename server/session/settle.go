@@ -10,36 +10,44 @@ import (
 // Commit is the first half of Close, for a protocol whose clients show only after the final reply whether they are still
 // there: the bytes are committed to the storage and marked in the journal, then it returns and the client may be told.
 // Settle must follow, unless Commit gave an error: then the client is told of that, and the upload has its end.
-func (f *File) Commit() error {
-	return f.close(func() error {
-		ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
-		defer cancel()
-		obj, err := f.up.Commit(ctx)
-		if err != nil {
-			defer f.s.release(f)
-			v := f.refused()
-			f.s.failed("CLOSE", f.path, err, f.bytesIn(v), slog.String("upload-id", f.row.ID))
-			return errors.Join(err, f.end(v))
-		}
-		f.dress(ctx, &obj, Complete)
-		return f.mark(Commit{Object: obj, Received: f.received.Load()})
-	})
-}
+func (f *File) Commit() error { return f.close(f.keep) }
 
-// mark tells the journal what was committed. If the journal does not take it the client gets an error and sends the file
-// again; the row stays begun and recovery calls it partial. mu is held.
-func (f *File) mark(c Commit) error {
-	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.JournalTimeout)
+// keep commits the bytes and marks that in the journal. If the journal does not take it the client gets an error and
+// sends the file again; the row stays begun and recovery calls it partial. mu is held.
+func (f *File) keep() error {
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.CommitTimeout)
 	defer cancel()
-	err := persist(ctx, func() error { return f.s.m.cfg.Journal.Committed(ctx, f.row.ID, c.Object, c.Received) })
+	obj, err := f.up.Commit(ctx)
 	if err != nil {
 		defer f.s.release(f)
+		v := f.refused()
+		f.s.failed("CLOSE", f.path, err, f.bytesIn(v), slog.String("upload-id", f.row.ID))
+		return errors.Join(err, f.end(v))
+	}
+	f.dress(ctx, &obj, Complete)
+	c := Commit{Object: obj, Received: f.received.Load(), Waits: f.s.m.cfg.temporary(f.row.Location)}
+	if err := f.mark(c); err != nil {
+		f.s.release(f)
 		f.s.m.cfg.Metrics.pending.Inc()
-		f.s.failed("CLOSE", f.path, err, slog.String("upload-id", f.row.ID))
-		return fmt.Errorf("mark upload: %w", err)
+		return err
 	}
 	f.waiting = &c
 	f.stored.Store(true)
+	if c.Waits {
+		f.waitForRename(c)
+	}
+	return nil
+}
+
+// mark tells the journal what was committed.
+func (f *File) mark(c Commit) error {
+	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.JournalTimeout)
+	defer cancel()
+	err := persist(ctx, func() error { return f.s.m.cfg.Journal.Committed(ctx, f.row.ID, c) })
+	if err != nil {
+		f.s.failed("CLOSE", f.path, err, slog.String("upload-id", f.row.ID))
+		return fmt.Errorf("mark upload: %w", err)
+	}
 	return nil
 }
 
@@ -73,5 +81,8 @@ func (f *File) settle(outcome Outcome, evidence Evidence) error {
 	defer f.s.release(f)
 	c := *f.waiting
 	f.waiting = nil
+	if f.temp != nil {
+		return f.temp.settle(outcome, evidence)
+	}
 	return f.end(Verdict{Outcome: outcome, Evidence: evidence, Object: c.Object, Received: c.Received, Ended: f.s.m.cfg.Now()})
 }

@@ -38,6 +38,8 @@ const (
 	// Short is a file that its client closed before it reached the size that the client itself had declared. Only
 	// Config.Integrity makes it partial.
 	Short Evidence = "short"
+	// TempName is a file that is whole, and whose client left it under a temporary name (Config.TempNames).
+	TempName Evidence = "temp-name"
 )
 
 // Upload is one file that a client sends: a row of the journal.
@@ -69,6 +71,10 @@ type Upload struct {
 type Commit struct {
 	Object   storage.Object
 	Received int64 // bytes the client sent
+	// Waits says that the file has a temporary name and is complete only when it is renamed.
+	Waits bool `json:",omitempty"`
+	// Renaming is where the file is about to lie, or lies already; nil if it was not renamed.
+	Renaming *storage.Location `json:",omitempty"`
 }
 
 // Verdict is how an upload ended.
@@ -78,6 +84,16 @@ type Verdict struct {
 	Object   storage.Object // zero when refused
 	Received int64          // bytes the client sent
 	Ended    time.Time
+	// Location is where the file lies if its client renamed it before the verdict; nil if it lies where it was sent.
+	Location *storage.Location `json:",omitempty"`
+}
+
+// At is where the file of an upload lies.
+func (v Verdict) At(u Upload) storage.Location {
+	if v.Location != nil {
+		return *v.Location
+	}
+	return u.Location
 }
 
 // Journal remembers uploads through any crash. Every method is durable once it returns.
@@ -87,8 +103,9 @@ type Journal interface {
 	// Note keeps what storage needs to find the upload again.
 	Note(ctx context.Context, id, token string) error
 	// Committed marks an upload whose client is about to be told that it arrived, and whose verdict waits for what the
-	// client does then. If the process dies in between, the mark makes it complete.
-	Committed(ctx context.Context, id string, o storage.Object, received int64) error
+	// client does then. If the process dies in between, the mark makes it complete, unless the file waits for a rename.
+	// A later mark replaces it.
+	Committed(ctx context.Context, id string, c Commit) error
 	// End writes the verdict and, in the same transaction, queues the execution that the server's WorkflowDetails
 	// attach to it: OnUpload for complete, OnPartialUpload for partial, none if Received is zero (AWS: files of size 0
 	// start no workflow). Ending an ended upload again changes nothing and is no error.

@@ -114,9 +114,9 @@ func (w *world) Note(_ context.Context, id, token string) error {
 	})
 }
 
-func (w *world) Committed(_ context.Context, id string, o storage.Object, received int64) error {
+func (w *world) Committed(_ context.Context, id string, c session.Commit) error {
 	return w.do("committed", func() error {
-		w.rows[id].upload.Committed = &session.Commit{Object: o, Received: received}
+		w.rows[id].upload.Committed = &c
 		return nil
 	})
 }

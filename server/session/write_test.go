@@ -59,10 +59,10 @@ func nullFile(tb testing.TB) (*session.Session, *session.File) {
 
 type nullJournal struct{}
 
-func (nullJournal) Committed(context.Context, string, storage.Object, int64) error { return nil }
-func (nullJournal) Begin(context.Context, session.Upload) error                    { return nil }
-func (nullJournal) Note(context.Context, string, string) error                     { return nil }
-func (nullJournal) End(context.Context, session.Upload, session.Verdict) error     { return nil }
+func (nullJournal) Committed(context.Context, string, session.Commit) error    { return nil }
+func (nullJournal) Begin(context.Context, session.Upload) error                { return nil }
+func (nullJournal) Note(context.Context, string, string) error                 { return nil }
+func (nullJournal) End(context.Context, session.Upload, session.Verdict) error { return nil }
 
 type nullStores struct{}
 
