@@ -27,6 +27,9 @@ const (
 	crashAfterStep      = "after-step"             // a step's result is written
 	crashInPartialEnd   = "after-partial-commit"   // a cut file is committed, its verdict is not written
 	crashAfterDoneSteps = "after-last-step"        // the execution is finished
+	crashAfterAwait     = "after-await"            // an execution waits for a callback, its function is not called
+	crashAfterInvoke    = "after-invoke"           // the function is called, which nobody noted
+	crashAfterCalled    = "after-called"           // that it is called is written
 )
 
 // crashSeams puts the named crash between the rooms.
@@ -42,6 +45,20 @@ func crashSeams(point string) seams {
 		s.stores = func(st storage.Stores) storage.Stores { return dyingStores{st, die} }
 	case crashAfterEffect:
 		s.step = func(st workflow.Step) workflow.Step { return dyingStep{st, die} }
+	case crashAfterAwait, crashAfterInvoke, crashAfterCalled:
+		s.advance = func(a workflow.Advance) workflow.Advance {
+			return func(ctx context.Context, t workflow.Transition) error {
+				called := t.Wait != nil && t.Wait.Called
+				if point == crashAfterInvoke && called {
+					die()
+				}
+				err := a(ctx, t)
+				if err == nil && t.Wait != nil && (point == crashAfterAwait || point == crashAfterCalled && called) {
+					die()
+				}
+				return err
+			}
+		}
 	case crashAfterStep, crashAfterDoneSteps:
 		s.advance = func(a workflow.Advance) workflow.Advance {
 			return func(ctx context.Context, t workflow.Transition) error {
