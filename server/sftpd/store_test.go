@@ -219,7 +219,7 @@ func (j *journal) End(_ context.Context, u session.Upload, v session.Verdict) er
 	if !j.begun[u.ID] {
 		return io.ErrUnexpectedEOF // never in this order
 	}
-	j.ended = append(j.ended, ending{u.Location.Name, v})
+	j.ended = append(j.ended, ending{v.At(u).Name, v})
 	close(j.news)
 	j.news = make(chan struct{})
 	return nil

@@ -1,0 +1,302 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
+)
+
+// endings are the verdicts with the names that they are about.
+func (w *world) endings() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []string
+	for _, r := range w.rows {
+		if v := r.verdict; v != nil {
+			list = append(list, fmt.Sprintf("%s/%s %s %d %q", v.Outcome, v.Evidence, v.At(r.upload).Name, v.Received, v.Object.ETag))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// await waits until there are verdicts, and compares them.
+func (w *world) await(want ...string) {
+	w.t.Helper()
+	for deadline := time.After(30 * time.Second); len(w.endings()) < len(want); {
+		select {
+		case <-tick():
+		case <-deadline:
+			w.t.Fatalf("verdicts %q, want %q", w.endings(), want)
+		}
+	}
+	if got := w.endings(); !slices.Equal(got, want) {
+		w.t.Errorf("verdicts %q, want %q", got, want)
+	}
+}
+
+func waiting(limits ...time.Duration) func(*session.Config) {
+	return func(c *session.Config) {
+		c.RenameTimeout, c.RenameGrace = time.Hour, time.Hour
+		if len(limits) == 2 {
+			c.RenameTimeout, c.RenameGrace = limits[0], limits[1]
+		}
+	}
+}
+
+// sent is an upload under WinSCP's temporary name, closed.
+func sent(t *testing.T, s *session.Session, name string) {
+	t.Helper()
+	f := create(t, s, name)
+	write(t, f, "abc")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const renamed = `complete/closed home/a 3 "etag of a"`
+
+func TestRenameEndsAnUpload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.session(w.manager(waiting()))
+	defer s.End(session.Disconnect)
+	sent(t, s, "a.filepart")
+	if got := w.endings(); len(got) != 0 {
+		t.Errorf("verdict before the rename: %q", got)
+	}
+	w.fail("rename", 1)
+	if err := s.Rename("a.filepart", "a"); !errors.Is(err, errFault) {
+		t.Errorf("rename: %v", err)
+	}
+	if err := s.Rename("a.filepart", "a"); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("create begin note write commit committed committed rename! committed rename end", "complete/closed 3/3")
+	w.await(renamed)
+	if err := s.Rename("a", "b"); err != nil { // no upload any more
+		t.Error(err)
+	}
+	w.await(renamed)
+}
+
+func TestOtherNamesWaitForNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.session(w.manager(waiting(), func(c *session.Config) { c.TempNames = []string{} }))
+	defer s.End(session.Disconnect)
+	sent(t, s, "a.filepart")
+	w.await(`complete/closed home/a.filepart 3 "e"`)
+	w2 := newWorld(t)
+	s2 := w2.session(w2.manager(waiting()))
+	defer s2.End(session.Disconnect)
+	sent(t, s2, "a.filepart2")
+	w2.await(`complete/closed home/a.filepart2 3 "e"`)
+}
+
+// FTP's verdict comes after its final reply, and the rename may be faster.
+func TestRenameBeforeSettle(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		rename  bool
+		outcome session.Outcome
+		want    string
+	}{
+		"renamed, complete": {true, session.Complete, `complete/no-close-notify home/a 3 "etag of a"`},
+		"renamed, partial":  {true, session.Partial, `partial/no-close-notify home/a 3 "etag of a"`},
+		"partial":           {false, session.Partial, `partial/no-close-notify home/a.filepart 3 "e"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			s := w.session(w.manager(waiting()))
+			defer s.End(session.Disconnect)
+			f := create(t, s, "a.filepart")
+			write(t, f, "abc")
+			if err := f.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if c.rename {
+				if err := s.Rename("a.filepart", "a"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := f.Settle(c.outcome, session.NoCloseNotify); err != nil {
+				t.Fatal(err)
+			}
+			w.await(c.want)
+		})
+	}
+}
+
+func TestNoRename(t *testing.T) {
+	t.Parallel()
+	t.Run("in time", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		s := w.session(w.manager(waiting(time.Millisecond, time.Hour)))
+		defer s.End(session.Disconnect)
+		sent(t, s, "a.filepart")
+		w.await(`partial/temp-name home/a.filepart 3 "e"`)
+		if err := s.Rename("a.filepart", "a"); err != nil {
+			t.Error(err)
+		}
+		w.await(`partial/temp-name home/a.filepart 3 "e"`)
+	})
+	t.Run("disconnected", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		s := w.session(w.manager(waiting(time.Hour, time.Millisecond)))
+		sent(t, s, "a.filepart")
+		s.End(session.Disconnect)
+		w.await(`partial/disconnect home/a.filepart 3 "e"`)
+	})
+	t.Run("cut", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		s := w.session(w.manager(waiting()))
+		write(t, create(t, s, "a.filepart"), "abc")
+		s.End(session.Disconnect)
+		w.await(`partial/disconnect home/a.filepart 3 "e"`)
+	})
+	t.Run("stopped", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		m := w.manager(waiting())
+		s := w.session(m)
+		sent(t, s, "a.filepart")
+		s.End(session.ServerStop)
+		if err := m.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		w.await(`partial/server-stop home/a.filepart 3 "e"`)
+	})
+}
+
+// A client that lost its connection between CLOSE and RENAME comes back.
+func TestRenameAfterReconnect(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.manager(waiting())
+	s := w.session(m)
+	sent(t, s, "a.filepart")
+	s.End(session.Disconnect)
+	again := w.session(m)
+	defer again.End(session.Disconnect)
+	if err := again.Replace("a.filepart", "a"); err != nil {
+		t.Fatal(err)
+	}
+	w.await(renamed)
+}
+
+func TestTempNameAfterTempName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.session(w.manager(waiting(), func(c *session.Config) { c.TempNames = []string{"*.part", "*.filepart"} }))
+	defer s.End(session.Disconnect)
+	sent(t, s, "a.part")
+	if err := s.Rename("a.part", "a.filepart"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.endings(); len(got) != 0 {
+		t.Errorf("verdict before the last rename: %q", got)
+	}
+	if err := s.Rename("a.filepart", "a"); err != nil {
+		t.Fatal(err)
+	}
+	w.await(renamed)
+}
+
+// The name is written again before it was renamed: only what is renamed is complete.
+func TestTempNameWrittenAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.session(w.manager(waiting()))
+	defer s.End(session.Disconnect)
+	sent(t, s, "a.filepart")
+	sent(t, s, "a.filepart")
+	if err := s.Rename("a.filepart", "a"); err != nil {
+		t.Fatal(err)
+	}
+	w.await(renamed, `partial/temp-name home/a.filepart 3 "e"`)
+}
+
+// The process dies at each point between CLOSE and the verdict.
+func TestCrashBeforeRename(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ point, want string }{
+		{"commit", `[partial/crash home/a.filepart 3 ""]`},
+		{"committed", `[partial/crash home/a.filepart 3 "e"]`},
+		{"committed again", `[partial/crash home/a.filepart 3 "e"]`},
+		{"rename", `[complete/crash home/a 3 "etag of a"]`},
+		{"end", `[complete/closed home/a 3 "etag of a"]`},
+	} {
+		t.Run(c.point, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			s := w.session(w.manager(waiting()))
+			f := create(t, s, "a.filepart")
+			write(t, f, "abc")
+			point, again := strings.CutSuffix(c.point, " again")
+			if !again {
+				w.revive(point)
+			}
+			_ = f.Close()
+			if again {
+				w.revive(point)
+			}
+			_ = s.Rename("a.filepart", "a")
+			s.End(session.Disconnect)
+			w.revive("")
+			r := w.recover(t.Context())
+			if c.point == "rename" && !r.Unsettled(storage.Location{Domain: "S3", Store: "bucket", Name: "home/a"}) {
+				t.Error("somebody may write to the final name meanwhile")
+			}
+			run(t, r)
+			if got := fmt.Sprint(w.endings()); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCheckTempNames(t *testing.T) {
+	t.Parallel()
+	if err := session.CheckTempNames(append(session.DefaultTempNames(), ".*.??????")); err != nil {
+		t.Error(err)
+	}
+	if err := session.CheckTempNames([]string{"["}); err == nil {
+		t.Error("a pattern that cannot be read")
+	}
+}
+
+// Renames and ends at once, under the race detector.
+func TestManyTempNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.manager(waiting(time.Hour, time.Millisecond))
+	const n = 50
+	for i := range n {
+		s := w.session(m)
+		sent(t, s, fmt.Sprint(i, ".filepart"))
+		done := make(chan struct{})
+		go func() { defer close(done); _ = s.Rename(fmt.Sprint(i, ".filepart"), fmt.Sprint(i)) }()
+		s.End(session.Disconnect)
+		<-done
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := m.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.endings(); len(got) != n || w.ends != n {
+		t.Errorf("%d verdicts of %d, written %d times", len(got), n, w.ends)
+	}
+}
