@@ -73,6 +73,10 @@ func (c *client) kind() string {
 	return "other"
 }
 
+// keepsTicket is true of software that resumes the control connection's own ticket on every data connection. A new one is
+// of no use to it, and lftp does not always read it before it closes (keys.data).
+func (c *client) keepsTicket() bool { return c.kind() == "lftp" }
+
 // printable keeps what a stranger sends from making lines or colours in a log.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {

@@ -101,9 +101,10 @@ type ticketing struct {
 // data is the configuration of one data connection.
 //
 // A client of TLS 1.3 that uploads and closes without reading leaves a new ticket unread, so its kernel answers with a
-// reset and drops what it had not sent yet. So only connections that resumed get a new ticket: those clients read it.
-// GetCertificate is asked when the decision against resuming has fallen and before the ticket is made; crypto/tls
-// promises neither, a test does.
+// reset and drops what it had not sent yet. So only connections that resumed get a new ticket: those clients read it, but
+// for those that resume with the first ticket every time. GetCertificate is asked when the decision against resuming has
+// fallen, UnwrapSession when resuming is not disabled, and both before the ticket is made; crypto/tls promises none of it,
+// a test does.
 func (k *keys) data() *ticketing {
 	t := &ticketing{config: k.base.Clone()}
 	certificate := &k.base.Certificates[0]
@@ -116,7 +117,11 @@ func (k *keys) data() *ticketing {
 	}
 	t.config.UnwrapSession = func(identity []byte, state tls.ConnectionState) (*tls.SessionState, error) {
 		t.offered = len(identity) > 0
-		return t.config.DecryptTicket(identity, state)
+		resumable, err := t.config.DecryptTicket(identity, state)
+		if resumable != nil && state.Version == tls.VersionTLS13 && k.c.client.keepsTicket() {
+			t.config.SessionTicketsDisabled = true
+		}
+		return resumable, err
 	}
 	return t
 }
