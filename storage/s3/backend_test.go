@@ -271,7 +271,7 @@ func counting(gets *atomic.Int32, cut int32) func(http.RoundTripper) http.RoundT
 				return resp, err
 			}
 			if n := gets.Add(1); cut > 0 && n%cut == 0 {
-				resp.Body = &cutBody{resp.Body, 3*mib + 7}
+				resp.Body = &cutBody{resp.Body, mib + 7}
 			}
 			return resp, nil
 		})
@@ -294,16 +294,21 @@ func (c *cutBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestDownloadIsOneStream(t *testing.T) {
+func TestDownloadTakesFewRequests(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
-	content := storagetest.Bytes(66, 100*mib)
+	content := storagetest.Bytes(66, 40*mib)
 	for _, tt := range []struct {
 		name      string
 		cut, most int32
-	}{{"whole", 0, 4}, {"cut", 1, 40}} {
+		memory    int64
+	}{{"whole", 0, 22, 512 * mib}, {"cut", 1, 64, 512 * mib}, {"poor", 0, 6, minBudget}, {"poor-and-cut", 1, 48, minBudget}} {
 		var gets atomic.Int32
-		b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.Wrap = counting(&gets, tt.cut) }), tt.name)
+		budget, err := NewBudget(tt.memory, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.Wrap, c.Budget = counting(&gets, tt.cut), budget }), tt.name)
 		storagetest.Write(t, b, "f", content)
 		r, err := b.Open(t.Context(), "f")
 		if err != nil {
@@ -333,7 +338,10 @@ func TestDownloadIsOneStream(t *testing.T) {
 		if !bytes.Equal(got, content) {
 			t.Errorf("%s: content differs", tt.name)
 		}
-		t.Logf("%s: %d GETs", tt.name, gets.Load())
+		t.Logf("%s: %d GETs, peak memory %d KiB", tt.name, gets.Load(), budget.reads.peak/kib)
+		if budget.reads.used != 0 || budget.reads.peak > budget.reads.limit {
+			t.Errorf("%s: %d bytes of buffers got lost, peak %d of %d", tt.name, budget.reads.used, budget.reads.peak, budget.reads.limit)
+		}
 		if gets.Load() > tt.most {
 			t.Errorf("%s: %d GETs, want at most %d", tt.name, gets.Load(), tt.most)
 		}

@@ -31,13 +31,14 @@ const (
 	// stall is how long a pool may give nothing back before those who wait in it are refused. A client that fills its
 	// part slowly is no stall while others do.
 	stall = 2 * time.Minute
-	// minBudget holds two of the smallest parts beside the reserve for chunks: one on its way while one fills.
-	minBudget = 12 * mib
+	// minBudget holds two of the smallest parts beside the other reserves: one on its way while one fills.
+	minBudget = 14 * mib
 )
 
-// Budget is the memory that all uploads of a process together may hold received bytes in.
+// Budget is the memory that all uploads and downloads of a process together may hold files' bytes in.
 //
-// An eighth is set aside for chunks, one for each upload; the rest is for whole parts. An upload asks for a part and
+// An eighth is set aside for chunks, one for each upload, and an eighth for downloads, which never wait for it: they go
+// on without a buffer, in smaller steps. The rest is for whole parts. An upload asks for a part and
 // waits only while it holds no part but those on their way to the store, which come back without it doing anything. So
 // no upload that waits holds what another one waits for, and no number of uploads can lock each other up. Waiters are
 // served in the order they came.
@@ -48,10 +49,11 @@ const (
 type Budget struct {
 	chunks pool
 	parts  pool
+	reads  pool // rings and segments of downloads
 	waited prometheus.Histogram
 }
 
-// NewBudget makes a budget of so many bytes, at least 12 MiB. reg may be nil.
+// NewBudget makes a budget of so many bytes, at least 14 MiB. reg may be nil.
 func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 	if bytes < minBudget {
 		return nil, fmt.Errorf("s3: buffer budget of %d bytes is below the %d that an upload needs", bytes, minBudget)
@@ -62,20 +64,24 @@ func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 	})}
 	b.chunks.stall, b.parts.stall = stall, stall
 	b.chunks.limit = bytes / 8 / chunk * chunk
-	b.parts.limit = bytes - b.chunks.limit
+	b.reads.limit = bytes / 8
+	b.parts.limit = bytes - b.chunks.limit - b.reads.limit
 	if reg == nil {
 		return b, nil
 	}
 	gauge := func(name, help string, f func(*pool) int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-			return float64(b.chunks.read(f) + b.parts.read(f))
+			return float64(b.chunks.read(f) + b.parts.read(f) + b.reads.read(f))
 		})
 	}
 	for _, c := range []prometheus.Collector{
 		b.waited,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "transferd_s3_read_buffer_used_bytes", Help: "Buffer memory in use by downloads.",
+		}, func() float64 { return float64(b.reads.read(func(p *pool) int64 { return p.used })) }),
 		gauge("transferd_s3_buffer_limit_bytes", "The buffer budget.", func(p *pool) int64 { return p.limit }),
 		gauge("transferd_s3_buffer_used_bytes", "Buffer memory in use.", func(p *pool) int64 { return p.used }),
-		gauge("transferd_s3_buffer_idle_bytes", "Buffer memory kept for the next upload.", func(p *pool) int64 { return p.idle }),
+		gauge("transferd_s3_buffer_idle_bytes", "Buffer memory kept for the next upload or download.", func(p *pool) int64 { return p.idle }),
 		gauge("transferd_s3_buffer_peak_bytes", "Most buffer memory ever in use.", func(p *pool) int64 { return p.peak }),
 		gauge("transferd_s3_buffer_waiters", "Uploads waiting for buffer memory.", func(p *pool) int64 { return int64(p.queue.Len()) }),
 	} {

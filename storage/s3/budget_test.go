@@ -65,7 +65,7 @@ func TestBudgetServesInOrder(t *testing.T) {
 		}
 		first, second := b.tryPart(minPart), b.tryPart(minPart)
 		if first == nil || second == nil || b.tryPart(minPart) != nil {
-			t.Fatal("a budget of 12 MiB must hold two parts of 5 MiB and not three")
+			t.Fatal("a budget of 14 MiB must hold two parts of 5 MiB and not three")
 		}
 		order := make(chan int, 3)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -215,7 +215,7 @@ func TestManyUploadsUnderASmallBudget(t *testing.T) {
 func TestScrambledUploadsCannotLockEachOtherUp(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
-	budget, err := NewBudget(28*mib, nil) // three parts of 8 MiB
+	budget, err := NewBudget(34*mib, nil) // three parts of 8 MiB
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestScrambledUploadsCannotLockEachOtherUp(t *testing.T) {
 func TestSlideWhenThereIsNoSecondBuffer(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
-	budget, err := NewBudget(20*mib, nil) // two parts of 8 MiB
+	budget, err := NewBudget(24*mib, nil) // two parts of 8 MiB
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,7 +139,7 @@ func (u *upload) fill(ctx context.Context, to int64) error {
 			buf, at = u.next, at-int64(len(u.cur))
 		}
 		buf = buf[at:min(int64(len(buf)), at+gap.to-gap.from)]
-		if err := u.store.readRange(ctx, u.at, u.old.head, buf, gap.from); err != nil {
+		if err := u.store.readRange(ctx, u.at, u.old.head.ETag, buf, gap.from); err != nil {
 			if u.ctx.Err() != nil && ctx == u.ctx {
 				return err // the session is over; Commit reads it then
 			}

@@ -51,8 +51,8 @@ func TestModifyBytes(t *testing.T) {
 		{0, 0, 10}, {10, 10, 10}, {10, 0, 3}, {100, 50, 20}, {100, 50, 200_000}, {200_000, 70_000, 10}, {200_000, 200_000, 1},
 		{3 * mib, 3 * mib, 12 * mib}, {3 * mib, 10, 10},
 		{6 * mib, mib, mib}, {5 * mib, 5 * mib, 1}, {5*mib + 1, 5 * mib, 1}, {5*mib + 1, 5*mib + 1, mib},
-		{20 * mib, 0, 10}, {20 * mib, 7 * mib, 100}, {20 * mib, 7 * mib, 9 * mib}, {20 * mib, 20 * mib, 10 * mib},
-		{20 * mib, 7 * mib, 13 * mib}, {20 * mib, mib, 18*mib + 5}, {20*mib - 1, 12 * mib, 7 * mib},
+		{14 * mib, 0, 10}, {14 * mib, 7 * mib, 100}, {20 * mib, 7 * mib, 9 * mib}, {14 * mib, 14 * mib, 10 * mib},
+		{14 * mib, 7 * mib, 7 * mib}, {14 * mib, mib, 12*mib + 5}, {14*mib - 1, 9 * mib, 4 * mib},
 	} {
 		name := fmt.Sprintf("%d-%d-%d", tt.old, tt.off, tt.n)
 		b := testBucket(t, testStore(t, gw.URL(), nil), "m-"+name)

@@ -23,9 +23,10 @@ const readWindow = 2 * mib
 const readStart = 512 * kib
 
 // reader reads one version of an object. Sequential reads, even scrambled ones, come from one GET that goes on as long
-// as it is used; the bytes just read are kept in a ring, so that a block that is asked for late is still there. The
+// as it is used; the bytes just read are kept in a ring, so that a block that is asked for late is still there. Once the
+// stream has got some way, and while the Budget has memory, several GETs at a time read ahead of it; else the
 // connection's own buffers are the read-ahead. Reads far from it are GETs of just their range, until some that follow
-// each other show that the client goes on from there.
+// each other show that the client goes on from there, and so are all reads of a reader that finds no memory for a ring.
 type reader struct {
 	store *Store
 	at    object
@@ -35,13 +36,22 @@ type reader struct {
 
 	// lock, when it holds an element, guards all below. It is a channel because those serve in order of arrival; a
 	// sync.Mutex lets a busy reader overtake the others until their blocks have left the ring.
-	lock chan struct{}
-	body *stream // nil before the first read and after an error
-	pos  int64   // where the stream is
-	low  int64   // the first byte that ring holds; it holds [low, pos)
-	ring []byte  // byte i of the file is at i % len(ring)
-	far  int64   // where the last read far from the stream ended
-	row  int     // how many far reads followed each other
+	lock   chan struct{}
+	body   feed  // nil before the first read and after an error
+	from   int64 // where the stream began
+	lone   bool  // reading ahead failed
+	closed bool
+	pos    int64  // where the stream is
+	low    int64  // the first byte that ring holds; it holds [low, pos)
+	ring   []byte // byte i of the file is at i % len(ring)
+	far    int64  // where the last read far from the stream ended
+	row    int    // how many far reads followed each other
+}
+
+// feed is a stream of a file's bytes from some place on.
+type feed interface {
+	io.Reader
+	close()
 }
 
 // farReads is how many reads in a row move the stream.
@@ -96,10 +106,16 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 func (r *reader) fromStream(p []byte, off int64) (n int, direct bool, err error) {
 	r.lock <- struct{}{}
 	defer func() { <-r.lock }()
+	if r.closed {
+		return 0, false, fmt.Errorf("s3: read %q: %w", r.at.key, fs.ErrClosed)
+	}
 	if r.ring == nil {
-		r.ring = make([]byte, max(1, min(readWindow, r.size)))
-		r.low = off / readStart * readStart
-		r.pos = r.low
+		if r.ring = r.store.cfg.Budget.ring(r.size); r.ring == nil {
+			return 0, true, nil
+		}
+		step := int64(min(readStart, len(r.ring)/2))
+		r.low = off / step * step
+		r.pos, r.from = r.low, r.low
 	}
 	if (off < r.low || off > r.pos+int64(len(r.ring))) && !r.moves(off, len(p)) {
 		return 0, true, nil
@@ -126,14 +142,14 @@ func (r *reader) moves(off int64, n int) bool {
 		return false
 	}
 	r.closeBody()
-	r.low, r.pos, r.row = off, off, 0
+	r.low, r.pos, r.from, r.row = off, off, off, 0
 	return true
 }
 
 // fill reads on into the ring; lock is held and pos is before the file's end.
 func (r *reader) fill() error {
 	if r.body == nil {
-		body, err := r.get(r.pos, r.size)
+		body, err := r.feed()
 		if err != nil {
 			return err
 		}
@@ -147,10 +163,26 @@ func (r *reader) fill() error {
 		return nil // an error shows again, or a new stream mends it
 	}
 	r.closeBody()
+	r.lone = r.lone || errors.Is(err, errAhead)
 	if err != nil && !errors.Is(err, io.EOF) && r.ctx.Err() != nil {
 		return failure("GetObject", r.at.key, context.Cause(r.ctx))
 	}
 	return nil // cut: fill opens it anew from pos, which fails when the retry budget is used up
+}
+
+// feed opens the stream at pos: a first GET of some length, then a read-ahead, or one GET of all that is left.
+func (r *reader) feed() (feed, error) {
+	to := r.size
+	switch {
+	case r.lone:
+	case r.pos-r.from < aheadAfter:
+		to = min(to, r.pos+aheadAfter)
+	case r.size-r.pos > aheadAfter:
+		if a := newAhead(r, r.pos); a != nil {
+			return a, nil
+		}
+	}
+	return r.get(r.pos, to)
 }
 
 // direct reads p with a GET of its own.
@@ -167,9 +199,9 @@ func (r *reader) direct(p []byte, off int64) (int, error) {
 	return n, nil // what is missing is asked for again
 }
 
-// readRange reads what p holds from off on, of the version that head describes.
-func (s *Store) readRange(ctx context.Context, at object, head *s3.HeadObjectOutput, p []byte, off int64) error {
-	r := &reader{store: s, at: at, etag: head.ETag, size: aws.ToInt64(head.ContentLength), ctx: ctx}
+// readRange reads what p holds from off on, of the version with this ETag.
+func (s *Store) readRange(ctx context.Context, at object, etag *string, p []byte, off int64) error {
+	r := &reader{store: s, at: at, etag: etag, ctx: ctx}
 	for n := 0; n < len(p); {
 		c, err := r.direct(p[n:], off+int64(n))
 		if err != nil {
@@ -208,11 +240,16 @@ func (r *reader) get(from, to int64) (*stream, error) {
 	})
 }
 
-// Close ends the stream.
+// Close ends the stream and gives its memory back.
 func (r *reader) Close() error {
 	r.lock <- struct{}{}
 	defer func() { <-r.lock }()
+	r.closed = true
 	r.closeBody()
+	if r.ring != nil {
+		r.store.cfg.Budget.putRead(r.ring)
+		r.ring = nil
+	}
 	return nil
 }
 
