@@ -94,7 +94,7 @@ func (l *Lambda) Invoke(ctx context.Context, c steps.Call) error {
 // explain turns the SDK's errors into those of steps.
 func explain(err error) error {
 	var answered *smithyhttp.ResponseError
-	if !errors.As(err, &answered) {
+	if !errors.As(err, &answered) || answered.HTTPStatusCode() == 0 {
 		return failed("The Lambda endpoint could not be reached.", true, err)
 	}
 	code := ""
