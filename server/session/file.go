@@ -32,6 +32,7 @@ type File struct {
 	// mu lets one goroutine at a time at the storage, as storage.Upload wants it, and guards what follows. Whoever ends
 	// the upload holds it until the verdict is there.
 	mu        sync.Mutex
+	opens     int            // how often its client has it open
 	up        storage.Upload // nil while undecided
 	row       Upload         // read by everybody; changes before the journal has it, and then no more
 	undecided bool           // whether it changes what stands: the first write will tell
@@ -133,7 +134,7 @@ func (f *File) interrupted(err error) bool {
 
 // Close ends the upload: the bytes are committed, the verdict is durable, then it returns. After an error of the storage
 // nothing is kept and the verdict is refused. The verdict on a temporary name (Config.TempNames) comes later; then it is
-// durable that the file is whole.
+// durable that the file is whole. A file that was opened several times ends with its last Close.
 func (f *File) Close() error {
 	return f.close(func() error {
 		outcome, evidence := f.judged(Complete, Closed)
@@ -161,6 +162,10 @@ func (f *File) close(finish func() error) error {
 	defer f.mu.Unlock()
 	if f.closed || f.released { // released: bytes are missing, so this is no whole file, whatever the client said
 		return fs.ErrClosed
+	}
+	if f.opens > 1 {
+		f.opens--
+		return nil
 	}
 	f.closed = true
 	if !f.begun && f.row.Modify {

@@ -185,6 +185,7 @@ func TestCannotModify(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.stands("home/a", "old")
+	w.stands("home/b", "old")
 	w.stands("home/empty", "")
 	s := w.session(w.manager())
 	defer s.End(session.Disconnect)
@@ -193,7 +194,7 @@ func TestCannotModify(t *testing.T) {
 			t.Errorf("%+v: %v", opt, err)
 		}
 		opt.Truncate = true
-		if f, err := s.Create("a", opt); err != nil || f.Size() != 0 {
+		if f, err := s.Create("b", opt); err != nil || f.Size() != 0 {
 			t.Errorf("%+v: %v", opt, err)
 		}
 	}
@@ -259,5 +260,47 @@ func TestCrashOfAChangeWithoutTheFile(t *testing.T) {
 	run(t, w.recover(t.Context()))
 	if got := fmt.Sprint(w.verdicts()); got != "[refused/crash 0/2]" {
 		t.Error(got)
+	}
+}
+
+// A file that is open is opened once more to be changed: one upload, which ends with the last Close.
+func TestOpenTwice(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]struct {
+		do   func(*session.Session, *session.File) error
+		want string
+	}{
+		"closed": {func(_ *session.Session, f *session.File) error { return errors.Join(f.Close(), f.Close()) }, "complete/closed 6/6"},
+		"cut":    {func(s *session.Session, f *session.File) error { defer s.End(session.Timeout); return f.Close() }, "partial/timeout 6/6"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			s := w.session(w.manager())
+			defer s.End(session.Disconnect)
+			f := create(t, s, "a")
+			writeAt(t, f, 0, "abc")
+			again, err := s.Create("/bucket/home/./a", session.CreateOptions{Modify: true, Ambiguous: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			writeAt(t, again, 3, "def")
+			for _, opt := range []session.CreateOptions{{Truncate: true}, {Append: true}} { // uploads of their own
+				if other, err := s.Create("a", opt); err != nil || other == f {
+					t.Errorf("%+v: %v", opt, err)
+				} else if err := other.Settle(session.Partial, session.Abort); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := end.do(s, f); err != nil {
+				t.Error(err)
+			}
+			if got := fmt.Sprint(w.verdicts()); got != "["+end.want+"]" {
+				t.Error(got)
+			}
+			if got, _ := w.object("home/a"); got != "abcdef" {
+				t.Errorf("object %q", got)
+			}
+		})
 	}
 }

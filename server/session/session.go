@@ -112,7 +112,7 @@ func (s *Session) BackendPath(p string) string {
 
 // Create begins an upload. Nothing of it shows before Close, or before the session ends with the file open. Several
 // uploads to one path may be open at once: each is an upload of its own with its own verdict, and the last to be
-// committed stays. One that changes what stands and gets no byte is no upload: it has no verdict and the file stays.
+// committed stays, but what one session opens again to change it is the upload that is under way. One that changes what stands and gets no byte is no upload: it has no verdict and the file stays.
 func (s *Session) Create(p string, opt CreateOptions) (*File, error) {
 	f, err := s.create(p, opt)
 	if err != nil {
@@ -132,7 +132,10 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 	if s.m.cfg.Unsettled(loc) {
 		return nil, fmt.Errorf("an earlier upload awaits recovery: %w", storage.ErrUnavailable)
 	}
-	f := &File{s: s, path: s.fs.RealPath(p), declared: opt.Declared, append: opt.Append && !opt.Truncate, row: Upload{
+	if f := s.join(p, opt); f != nil {
+		return f, nil
+	}
+	f := &File{s: s, path: s.fs.RealPath(p), opens: 1, declared: opt.Declared, append: opt.Append && !opt.Truncate, row: Upload{
 		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
 		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
 		Identity: s.fs.Identity(),
@@ -159,6 +162,25 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 		return nil, errors.Join(fs.ErrClosed, f.abort())
 	}
 	return f, nil
+}
+
+// join finds the upload of this session to a path that a client opens once more without cutting it off: then it writes
+// one file through several handles, segments of it perhaps, and that is one upload, which ends with the last of them.
+func (s *Session) join(p string, opt CreateOptions) *File {
+	if opt.Exclusive || opt.Truncate || !opt.Append && !opt.Modify {
+		return nil
+	}
+	f := s.uploading(s.fs.RealPath(p))
+	if f == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.failure != nil || f.append != opt.Append {
+		return nil
+	}
+	f.opens++
+	return f
 }
 
 // keep looks at what stands at a file's path, whose client did not ask to replace it.
