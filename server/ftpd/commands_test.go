@@ -114,17 +114,21 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
+// A connection on which nothing is asked ends, sooner before the login; a transfer may take longer.
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, config(func(c *ftpd.Config) { c.IdleTimeout, c.LoginTimeout = 500*time.Millisecond, 200*time.Millisecond }))
-	stranger := r.connect(t)
+	hasty := newRig(t, config(func(c *ftpd.Config) { c.LoginTimeout = 100 * time.Millisecond }))
+	hasty.connect(t).expect("421")
+	r := newRig(t, config(func(c *ftpd.Config) { c.IdleTimeout = 3 * time.Second }))
 	p := r.login(t, 0)
-	stranger.expect("421")
 	d := p.open("STOR a")
 	mustWrite(t, d, body[:1000])
-	time.AfterFunc(time.Second, func() { d.Close() }) // longer than a session may be idle
+	time.AfterFunc(4*time.Second, func() { d.Close() })
 	p.expect("226")
 	p.expect("421")
+	if n := r.counter("transferd_ftp_timeouts_total", "control"); n != 1 {
+		t.Errorf("%v timeouts", n)
+	}
 }
 
 func TestPassiveAddress(t *testing.T) {

@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"strings"
 	"time"
 
 	ftp "github.com/fclairamb/ftpserverlib"
 	"github.com/spf13/afero"
+
+	"github.com/transferd/transferd/storage"
 )
 
 // driver is what the library asks about one connection.
@@ -109,13 +112,34 @@ func (f *files) ReadDir(name string) (list []os.FileInfo, err error) {
 				return err
 			}
 			if !strings.ContainsAny(info.Name(), "\r\n") {
-				list = append(list, entry{info})
+				list = append(list, entry{f.follow(name, info)})
 			}
 		}
 		return nil
 	})
 	return list, err
 }
+
+// follow gives what a link leads to, under the link's name: RETR and CWD follow it too. One that leads nowhere is shown as
+// it is.
+func (f *files) follow(dir string, info fs.FileInfo) fs.FileInfo {
+	if info.Mode()&fs.ModeSymlink == 0 {
+		return info
+	}
+	target, err := f.c.session.Stat(path.Join(dir, info.Name()))
+	if err != nil {
+		return info
+	}
+	return link{target, info.Name()}
+}
+
+// link is a file under the name of a link to it.
+type link struct {
+	fs.FileInfo
+	name string
+}
+
+func (l link) Name() string { return l.name }
 
 // Mkdir makes a directory.
 func (f *files) Mkdir(name string, _ os.FileMode) error {
@@ -145,9 +169,14 @@ func (f *files) Rename(from, to string) error {
 	return f.do("RENAME", func() error { return f.c.session.Rename(from, to) })
 }
 
-// Chtimes does what SetStatOption says about MFMT: refuse, or say yes, do nothing and log it (API: ProtocolDetails).
-func (f *files) Chtimes(name string, _, _ time.Time) error {
+// Chtimes is MFMT. Where the storage has no times of its own it does what SetStatOption says: refuse, or say yes, do
+// nothing and log it (API: ProtocolDetails).
+func (f *files) Chtimes(name string, _, modified time.Time) error {
 	return f.do("SETSTAT", func() error {
+		err := f.c.session.SetAttrs(name, storage.Attrs{Mtime: &modified})
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
 		details := f.c.settings.Server.ProtocolDetails
 		if details == nil || details.SetStatOption != "ENABLE_NO_OP" {
 			return failure{550, "Times of files cannot be set."}
@@ -163,6 +192,10 @@ func (f *files) Name() string { return "transferd" }
 
 // entry is a file as listings show it: in UTC, and directories of S3, which have no time, in 1970.
 type entry struct{ fs.FileInfo }
+
+// Mode has nothing that clients cannot read in a listing: the library writes Go's letters, of which those for special
+// files and bits are not those of ls.
+func (e entry) Mode() fs.FileMode { return e.FileInfo.Mode() & (fs.ModeDir | fs.ModePerm) }
 
 // ModTime is never before 1970.
 func (e entry) ModTime() time.Time {

@@ -134,6 +134,18 @@ func TestResumeCutOff(t *testing.T) {
 	eventually(t, "the bytes", func() bool { return string(r.store.get("home/a")) == "0123456789more" })
 }
 
+// MFMT where the storage has times (EFS).
+func TestMFMTWithTimes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig, _ *ftpdConfig) { modifying(r) })
+	r.store.put("home/a", []byte("abc"))
+	p := r.login(t, 0)
+	p.cmd("213 Modify=20200102030405; a", "MFMT 20200102030405 a")
+	p.cmd("213 20200102030405", "MDTM a")
+	p.cmd("550 No such file", "MFMT 20200102030405 b")
+	p.cmd("501", "MFMT 2020 a")
+}
+
 // A resume for which no data connection comes changes nothing.
 func TestResumeWithoutData(t *testing.T) {
 	t.Parallel()

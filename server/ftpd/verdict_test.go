@@ -108,16 +108,20 @@ func behaviours(r *rig) []behaviour {
 			p.expect("426")
 			p.expect("226")
 		}},
-		{name: "stall", outcome: session.Partial, why: []session.Evidence{session.Timeout}, act: func(t testing.TB, p *peer, f string) {
-			half(t, p, f)
-			p.expect("426")
-		}},
 		{name: "no close_notify", tlsOnly: true, outcome: session.Complete, why: []session.Evidence{session.NoCloseNotify}, act: func(t testing.TB, p *peer, f string) {
 			whole(t, p, f).tcp.Close()
 			p.expect("226")
 			p.cmd("200", "NOOP")
 		}},
 	}
+}
+
+// stalled is for a server that waits for data a second.
+func stalled() behaviour {
+	return behaviour{name: "stall", outcome: session.Partial, why: []session.Evidence{session.Timeout}, act: func(t testing.TB, p *peer, f string) {
+		mustWrite(t, p.open("STOR "+f), body[:len(body)/2])
+		p.expect("426")
+	}}
 }
 
 func mustWrite(t testing.TB, w io.Writer, data []byte) {
@@ -130,11 +134,16 @@ func mustWrite(t testing.TB, w io.Writer, data []byte) {
 // TestVerdicts plays every behaviour in every protocol.
 func TestVerdicts(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, config(func(c *ftpd.Config) { c.DataTimeout = 2 * time.Second }))
+	usual := newRig(t)
+	impatient := newRig(t, config(func(c *ftpd.Config) { c.DataTimeout = time.Second }))
 	for protocol, version := range versions {
-		for _, b := range behaviours(r) {
+		for _, b := range append(behaviours(usual), stalled()) {
 			if b.tlsOnly && version == 0 {
 				continue
+			}
+			r := usual
+			if b.name == stalled().name {
+				r = impatient
 			}
 			t.Run(protocol+"/"+b.name, func(t *testing.T) {
 				t.Parallel()
