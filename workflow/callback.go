@@ -94,22 +94,27 @@ func (e *Engine) Callback(ctx context.Context, w ID, id ExecutionID, token strin
 	r := waiting(x)
 	if r == nil || x.WorkflowId != w || subtle.ConstantTimeCompare([]byte(x.Wait.Token), []byte(token)) != 1 ||
 		!now.Before(x.Wait.Until) {
+		e.metrics.callback.WithLabelValues("REFUSED").Inc()
 		return fmt.Errorf("execution %s: %w", id, ErrNoCallback)
 	}
 	if err := e.resumed(r); err != nil {
 		return err
 	}
 	var cause error
+	said := "SUCCESS"
 	if !success {
+		said = "FAILURE"
 		cause = &StepError{Type: CustomStepFailed, Message: "The custom step reported FAILURE."}
 	}
 	t := r.transition(cause, now)
 	switch err := e.cfg.Executions.Resume(ctx, t, token); {
 	case errors.Is(err, ErrStale):
+		e.metrics.callback.WithLabelValues("REFUSED").Inc()
 		return fmt.Errorf("execution %s: %w", id, ErrNoCallback)
 	case err != nil:
 		return fmt.Errorf("resume execution %s: %w", id, err)
 	}
+	e.metrics.callback.WithLabelValues(said).Inc()
 	e.end(ctx, r, t, cause)
 	return nil
 }

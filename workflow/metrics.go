@@ -10,6 +10,7 @@ type metrics struct {
 	started  *prometheus.CounterVec
 	ended    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	callback *prometheus.CounterVec
 }
 
 // resultOK and resultRetry stand beside the error types in the label result.
@@ -34,11 +35,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			// A tag takes milliseconds, a copy of a terabyte minutes.
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11),
 		}, []string{"type", "result"}),
+		callback: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "transferd_callbacks_total",
+			Help: "Callbacks of custom steps by what they said, SUCCESS or FAILURE, or REFUSED if nothing waited for them.",
+		}, []string{"result"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.started, m.ended, m.duration} {
+	for _, c := range []prometheus.Collector{m.started, m.ended, m.duration, m.callback} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -49,11 +49,13 @@ type stepResult struct {
 // ours is what AWS does not show: why the execution is, and when. Clients ignore members that they do not know.
 type ours struct {
 	Trigger          workflow.Trigger
-	Evidence         string       `json:",omitempty"`
-	Began            server.Time  // when the upload's verdict fell
-	Ended            *server.Time `json:",omitempty"`
-	Steps            []stepTimes  `json:",omitempty"`
-	OnExceptionSteps []stepTimes  `json:",omitempty"`
+	Evidence         string               `json:",omitempty"`
+	Began            server.Time          // when the upload's verdict fell
+	Ended            *server.Time         `json:",omitempty"`
+	RetryOf          workflow.ExecutionID `json:",omitempty"` // the execution that this one does over again
+	WaitsUntil       *server.Time         `json:",omitempty"` // when its current step gives up waiting for a callback
+	Steps            []stepTimes          `json:",omitempty"`
+	OnExceptionSteps []stepTimes          `json:",omitempty"`
 }
 
 // stepTimes stand in the order of the results.
@@ -89,6 +91,10 @@ func describe(e workflow.Execution, logging *loggingConfiguration) describedExec
 	}
 	if !e.Ended.IsZero() {
 		d.Transferd.Ended = &server.Time{Time: e.Ended}
+	}
+	d.Transferd.RetryOf = e.RetryOf
+	if e.Wait != nil {
+		d.Transferd.WaitsUntil = &server.Time{Time: e.Wait.Until}
 	}
 	d.Results.Steps, d.Transferd.Steps = split(e.Results.Steps)
 	d.Results.OnExceptionSteps, d.Transferd.OnExceptionSteps = split(e.Results.OnExceptionSteps)
