@@ -159,12 +159,12 @@ func (p *proc) stopLive(t *testing.T, server []string) {
 func TestUnsupportedServer(t *testing.T) {
 	t.Parallel()
 	p := startDaemon(t, startOptions{})
-	id := p.aws("create-server", "--protocol-details", "SftpPorts=[{SftpPort=22,CommunicationMode=CLIENT_TALK_FIRST}]")["ServerId"].(string)
+	id := p.aws("create-server", "--identity-provider-type", "AWS_DIRECTORY_SERVICE", "--identity-provider-details", "DirectoryId=d-0123456789")["ServerId"].(string)
 	p.await("START_FAILED", func() bool { return p.server(id)["State"] == "START_FAILED" })
-	if why := p.tag(id, "aws:transferd:start-error"); why != "SftpPorts with CommunicationMode CLIENT_TALK_FIRST is not supported yet" {
+	if why := p.tag(id, "aws:transferd:start-error"); why != "IdentityProviderType AWS_DIRECTORY_SERVICE is not supported yet" {
 		t.Errorf("the reason is %q", why)
 	}
-	if stdout, _, _ := p.transferd("servers"); !strings.Contains(stdout, "START_FAILED SftpPorts with CommunicationMode CLIENT_TALK_FIRST is not supported yet") {
+	if stdout, _, _ := p.transferd("servers"); !strings.Contains(stdout, "START_FAILED IdentityProviderType AWS_DIRECTORY_SERVICE is not supported yet") {
 		t.Errorf("transferd servers does not say why:\n%s", stdout)
 	}
 }

@@ -29,7 +29,14 @@ func (s *Store) open(name string, flags int, mode uint32) (int, error) {
 		Flags: uint64(flags | unix.O_CLOEXEC), Mode: uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	return openat2(int(s.fs.root.Load()), name, &how)
+	if s.noLinks {
+		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
+	}
+	fd, err := openat2(int(s.fs.root.Load()), name, &how)
+	if s.noLinks && err == unix.ELOOP {
+		err = unix.ENOENT
+	}
+	return fd, err
 }
 
 // openat2 tries again where the kernel says so: after a signal, and when a rename somewhere raced with "..".

@@ -20,8 +20,9 @@ import (
 
 // Store is a file system as one identity sees it.
 type Store struct {
-	fs *fileSystem
-	as *identity
+	fs      *fileSystem
+	as      *identity
+	noLinks bool // names lead through no link
 }
 
 // fileSystem is what all identities share.
@@ -77,6 +78,13 @@ func (s *Store) As(_ context.Context, who storage.Posix) (*Store, error) {
 			who.UID, who.GID, who.Groups, self.uid, self.gid, fs.ErrPermission)
 	}
 	return s, nil
+}
+
+// WithoutLinks implements storage.Linkless: the kernel refuses every path through a link.
+func (s *Store) WithoutLinks() storage.Backend {
+	without := *s
+	without.noLinks = true
+	return &without
 }
 
 // Close frees the root directory, for all identities. Open files stay open.

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/transfer"
+	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
+
+	"github.com/transferd/transferd/storage"
+	"github.com/transferd/transferd/storage/efs"
+)
+
+// efsServer makes a server with the domain EFS and two users of it, anna and ben, with a home each, and points p at it.
+func (p *proc) efsServer() {
+	p.t.Helper()
+	out, err := p.api().CreateServer(p.t.Context(), &transfer.CreateServerInput{Domain: types.DomainEfs})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	id := aws.ToString(out.ServerId)
+	public, err := os.ReadFile(p.env["SFTP_KEY"] + ".pub")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for name, uid := range map[string]int{"anna": 2001, "ben": 2002} {
+		home := filepath.Join(p.env["EFS_DIR"], name)
+		if err := errors.Join(os.Mkdir(home, 0o750), os.Chown(home, uid, 3000), os.Chmod(home, 0o750)); err != nil {
+			p.t.Fatal(err)
+		}
+		if _, err := p.api().CreateUser(p.t.Context(), &transfer.CreateUserInput{
+			ServerId: out.ServerId, UserName: aws.String(name), Role: aws.String(devRole), SshPublicKeyBody: aws.String(string(public)),
+			HomeDirectory: aws.String("/" + p.env["EFS_FILE_SYSTEM_ID"] + "/" + name),
+			PosixProfile:  &types.PosixProfile{Uid: aws.Int64(int64(uid)), Gid: aws.Int64(int64(uid)), SecondaryGids: []int64{3000}},
+		}); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	p.await("a server with the domain EFS", func() bool { return p.server(id)["State"] == "ONLINE" })
+	if p.env["SFTP_HOST"], p.env["SFTP_PORT"], err = net.SplitHostPort(p.tag(id, "aws:transferd:sftp-address")); err != nil {
+		p.t.Fatal(err)
+	}
+	p.env["SFTP_USER"] = "anna"
+}
+
+// TestFileSystem is the way of uploads to a file system: with OpenSSH, whose users are to the kernel what their
+// PosixProfiles say; cut; and with the daemon killed.
+func TestFileSystem(t *testing.T) {
+	t.Parallel()
+	if err := efs.CanImpersonate(); err != nil {
+		t.Skip("not as this user: ", err)
+	}
+	p := startDaemon(t, startOptions{})
+	p.efsServer()
+	dir := filepath.Join(p.env["EFS_DIR"], "anna")
+	if err := errors.Join(os.Symlink("/etc/passwd", filepath.Join(dir, "outside")), os.Symlink("../../../../../../etc/passwd", filepath.Join(dir, "outside2"))); err != nil {
+		t.Fatal(err)
+	}
+	name, content := file(t, 3_000_000)
+	down := filepath.Join(t.TempDir(), "down")
+	p.sftp("put \"" + name + "\" file\nchmod 640 file\nchgrp 3000 file\nln -s file link\nget link \"" + down + "\"\n-chown 2002 file\n-get outside \"" + down + ".2\"\n-get outside2 \"" + down + ".2\"\n")
+	if got, err := os.ReadFile(down); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("through the link came %s, %v; want %s", sum(got), err, sum(content))
+	}
+	if _, err := os.Stat(down + ".2"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file of the machine came out: %v", err)
+	}
+	fi, err := os.Stat(filepath.Join(dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := fi.Sys().(*syscall.Stat_t); st.Uid != 2001 || st.Gid != 3000 || fi.Mode() != 0o640 {
+		t.Errorf("the file is %v of %d:%d", fi.Mode(), st.Uid, st.Gid)
+	}
+	p.env["SFTP_USER"] = "ben" // of the same group
+	p.sftp("get ../anna/file \"" + down + "\"\n-put \"" + name + "\" ../anna/file\n-put \"" + name + "\" ../anna/new\n-rm ../anna/file\n-chmod 666 ../anna/file\n")
+	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("after ben: %s, %v", sum(got), err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "new")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ben made a file in anna's directory: %v", err)
+	}
+	p.env["SFTP_USER"] = "anna"
+	p.cutUpload("cut", content)
+	conn, client := p.dial()
+	defer conn.Close()
+	f, err := client.Create("killed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	p.kill()
+	again := startDaemon(t, startOptions{data: p.data})
+	for name, evidence := range map[string]string{"cut": "disconnect", "killed": "crash"} {
+		again.await("the verdict on "+name, func() bool { return verdictLogged(again, "anna/"+name, evidence) })
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s: %s, %v; want all that was acknowledged, %s", name, sum(got), err, sum(content))
+		}
+	}
+}
+
+// cutUpload sends a file without closing it and breaks the connection when all is acknowledged.
+func (p *proc) cutUpload(name string, content []byte) {
+	p.t.Helper()
+	conn, client := p.dial()
+	f, err := client.Create(name)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := f.Write(content); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func verdictLogged(p *proc, path, evidence string) bool {
+	for _, e := range p.logged("PARTIAL_CLOSE") {
+		if logged, ok := e["path"].(string); ok && strings.HasSuffix(logged, "/"+path) && e["evidence"] == evidence {
+			return true
+		}
+	}
+	return false
+}
+
+// TestStores: file systems by their ids, as the daemon and as users, beside buckets.
+func TestStores(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fileSystem, err := efs.New(efs.Config{Dir: dir, OwnIdentityOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fileSystem.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &stores{buckets: noBuckets{}, files: map[string]*efs.Store{"fs-01234567": fileSystem}}
+	if _, err := s.Backend(t.Context(), "EFS", "fs-01234567"); err != nil {
+		t.Error(err)
+	}
+	for domain, name := range map[string]string{"EFS": "fs-00000000", "S3": "fs-01234567"} {
+		if _, err := s.Backend(t.Context(), domain, name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s %s: %v", domain, name, err)
+		}
+	}
+	own := storage.Posix{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	if _, err := s.As(t.Context(), storage.Identity{Posix: &own}); err != nil {
+		t.Error(err)
+	}
+	other := storage.Posix{UID: own.UID + 1, GID: own.GID}
+	if _, err := s.As(t.Context(), storage.Identity{Posix: &other}); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("an identity that cannot be had: %v", err)
+	}
+}
+
+type noBuckets struct{}
+
+func (noBuckets) Backend(context.Context, string, string) (storage.Backend, error) {
+	return nil, fs.ErrNotExist
+}
