@@ -172,6 +172,13 @@ type Linker interface {
 	Link(ctx context.Context, oldName, name string) error
 }
 
+// Linkless is the ability of a Linker to be seen without its links.
+type Linkless interface {
+	// WithoutLinks gives the same store for somebody to whom links do not exist: no name leads through one, whoever puts
+	// one there meanwhile. What the listings and Remove see stays as it is.
+	WithoutLinks() Backend
+}
+
 // Tagger is the ability to carry key-value tags on a file.
 type Tagger interface {
 	// Tag adds tags to those the file has (same key: replaced).

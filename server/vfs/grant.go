@@ -35,7 +35,6 @@ type place struct {
 	kind   kind
 	store  string
 	name   string
-	rest   string // what of name lies below the entry
 }
 
 // fail dresses an error with the client's path; nil stays nil.
@@ -84,7 +83,7 @@ func (p place) descend(client, entry string) (place, error) {
 		return place{}, fs.ErrNotExist
 	}
 	p.kind = inStore
-	p.name, p.rest = path.Join(p.name, rest), rest
+	p.name = path.Join(p.name, rest)
 	return p, nil
 }
 

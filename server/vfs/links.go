@@ -3,6 +3,7 @@ package vfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strings"
@@ -107,26 +108,16 @@ func (f *FS) linker(ctx context.Context, op, p string) (place, storage.Linker, e
 	return at, l, nil
 }
 
-// linkless refuses a path that a link is an element of, below the entry that it belongs to: a target of a mapping may be
-// one, its administrator chose it. What a user without links does to the tree makes none, so it does not change under
-// the operation that follows unless somebody else who has them works in the same tree.
-func (f *FS) linkless(ctx context.Context, b storage.Backend, at place) error {
-	l, ok := b.(storage.Linker)
-	if !ok || f.home.Type != typeLogical || at.rest == "" {
-		return nil
+// withoutLinks is a store for a user who may see no links. One that cannot hide them is not for such users.
+func (f *FS) withoutLinks(b storage.Backend) (storage.Backend, error) {
+	if _, ok := b.(storage.Linker); !ok || f.home.Type != typeLogical {
+		return b, nil
 	}
-	name := strings.TrimSuffix(strings.TrimSuffix(at.name, at.rest), "/")
-	for element := range strings.SplitSeq(at.rest, "/") {
-		name = path.Join(name, element)
-		info, err := l.Lstat(ctx, name)
-		if err != nil {
-			return nil // the operation itself finds the same, and says it
-		}
-		if info.Mode()&fs.ModeSymlink != 0 {
-			return fs.ErrNotExist
-		}
+	l, ok := b.(storage.Linkless)
+	if !ok {
+		return nil, fmt.Errorf("the store's links cannot be hidden from a LOGICAL home: %w", fs.ErrPermission)
 	}
-	return nil
+	return l.WithoutLinks(), nil
 }
 
 // within says whether a relative target leads a link at name nowhere out of the store.

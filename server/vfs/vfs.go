@@ -173,9 +173,6 @@ func (f *FS) move(ctx context.Context, oldPath, newPath string,
 	if err != nil {
 		return err
 	}
-	if err := f.linkless(ctx, b, to); err != nil {
-		return to.fail("rename", err)
-	}
 	return from.fail("rename", how(b)(ctx, from.name, to.name))
 }
 
@@ -331,7 +328,7 @@ func (f *FS) inside(op, p string) (place, error) {
 func (f *FS) backend(ctx context.Context, op string, at place) (storage.Backend, error) {
 	b, err := f.stores.Backend(ctx, f.domain, at.store)
 	if err == nil {
-		err = f.linkless(ctx, b, at)
+		b, err = f.withoutLinks(b)
 	}
 	return b, at.fail(op, err)
 }
