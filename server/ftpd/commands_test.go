@@ -67,6 +67,30 @@ func TestListingOfStrangeNames(t *testing.T) {
 	}
 }
 
+// Links are shown as what they lead to: a listing of FTP has no way to show them that all clients know.
+func TestListingOfLinks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.store.put("home/file", []byte("0123456789"))
+	r.store.link("home/link", "file")
+	r.store.link("home/lost", "nowhere")
+	p := r.login(t, 0)
+	for _, name := range []string{"file", "link", "lost"} {
+		found := ""
+		for line := range strings.Lines(p.fetch("LIST")) {
+			if strings.HasSuffix(line, " "+name+"\r\n") {
+				found = line
+			}
+		}
+		if !strings.HasPrefix(found, "-r") || strings.Contains(found, " 10 ") != (name != "lost") {
+			t.Errorf("%s: %q", name, found)
+		}
+	}
+	if got := p.fetch("MLSD"); !strings.Contains(got, "Type=file;Size=10;Modify=20231114221320; link\r\n") {
+		t.Errorf("MLSD: %q", got)
+	}
+}
+
 func TestBanners(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, settings(func(s *server.Server) {

@@ -183,6 +183,22 @@ func (l *logs) await(t testing.TB, activity string) map[string]any {
 	return found
 }
 
+// gauge is a metric that has no labels.
+func (r *rig) gauge(name string) float64 {
+	r.t.Helper()
+	families, err := r.registry.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	r.t.Fatalf("no metric %s", name)
+	return 0
+}
+
 // counter is a metric's value over all its labels that match.
 func (r *rig) counter(name string, labels ...string) float64 {
 	r.t.Helper()

@@ -87,6 +87,20 @@ func (s *store) get(name string) []byte {
 	return nil
 }
 
+// link makes a symbolic link.
+func (s *store) link(name, target string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files[name] = &fstest.MapFile{Data: []byte(target), Mode: fs.ModeSymlink | 0o777}
+}
+
+// drop forgets a file: a test that goes on for long has no room for all.
+func (s *store) drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.files, name)
+}
+
 func clean(name string) string {
 	if name == "" {
 		return "."
@@ -215,6 +229,14 @@ func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
 }
 
 func (u *upload) Abort(context.Context) error { return nil }
+
+// counted is a hook for onWrite that counts.
+func counted(writes chan<- struct{}) func(context.Context, string, int64) error {
+	return func(context.Context, string, int64) error {
+		writes <- struct{}{}
+		return nil
+	}
+}
 
 // ending is one verdict as the journal got it.
 type ending struct {
