@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -342,6 +343,72 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
+// TestAmbientCapabilities: a daemon that is not root and has capabilities, also such as pass all permissions, acts for
+// users who have none of them.
+func TestAmbientCapabilities(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "program") // where another uid may run it
+	content, err := os.ReadFile(self)
+	if err := errors.Join(err, os.WriteFile(program, content, 0o755), os.Chmod(dir, 0o777), os.Chmod(filepath.Dir(dir), 0o755),
+		os.WriteFile(filepath.Join(dir, "secret"), []byte("secret"), 0o600), os.Chmod(filepath.Join(dir, "secret"), 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, caps := range []string{"+setuid,+setgid", "+setuid,+setgid,+chown,+dac_override,+dac_read_search,+fowner,+fsetid"} {
+		cmd := exec.CommandContext(t.Context(), "setpriv", "--reuid=1999", "--regid=1999", "--clear-groups", "--inh-caps="+caps, "--ambient-caps="+caps, program)
+		cmd.Env = append(os.Environ(), childTask+"=ambient")
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), fmt.Sprintf("\ndaemon opens it: %v\n", strings.Contains(caps, "dac"))) {
+			t.Errorf("%s: %v: %s", caps, err, out)
+		}
+	}
+}
+
+// ambient says who can open a file that nobody may open.
+func ambient(ctx context.Context) error {
+	s, err := efs.New(efs.Config{Dir: "."})
+	if err != nil {
+		return err
+	}
+	opens := func(s *efs.Store) bool {
+		r, err := s.Open(ctx, "secret")
+		if err == nil {
+			err = r.Close()
+		}
+		return err == nil
+	}
+	for i := range 50 {
+		user, err := s.As(ctx, storage.Posix{UID: anna.UID, GID: anna.GID, Groups: anna.Groups})
+		if err != nil {
+			return err
+		}
+		if opens(user) {
+			return errors.New("a user passes the permissions of files")
+		}
+		name := fmt.Sprint("new", i)
+		if err := put(ctx, user, name, "x", 0, false); err != nil {
+			return err
+		}
+		fi, err := s.Stat(ctx, name)
+		if err != nil {
+			return err
+		}
+		if st := fi.Sys().(*syscall.Stat_t); st.Uid != anna.UID || st.Gid != anna.GID {
+			return fmt.Errorf("the user's file is %d:%d's", st.Uid, st.Gid)
+		}
+		if err := user.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	fmt.Println("\ndaemon opens it:", opens(s))
+	return s.Close()
+}
+
 // TestKilled: a process is killed while it writes; what it had been told was taken is there afterwards, under the name.
 func TestKilled(t *testing.T) {
 	t.Parallel()
@@ -399,6 +466,9 @@ func child(task string) int {
 }
 
 func runChild(ctx context.Context, task string) error {
+	if task == "ambient" {
+		return ambient(ctx)
+	}
 	if task == "unprivileged" {
 		_, err := efs.New(efs.Config{Dir: "."})
 		fmt.Println(err)
