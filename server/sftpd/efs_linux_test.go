@@ -248,3 +248,19 @@ func TestAttributesOfAnUpload(t *testing.T) {
 		})
 	}
 }
+
+// Nobody works on a file system as the daemon: without a PosixProfile there is no session.
+func TestNoPosixProfile(t *testing.T) {
+	t.Parallel()
+	disk := onDisk(t, t.TempDir())
+	r := newRig(t, func(r *rig, c *sftpd.Config) {
+		disk(r, c)
+		r.grant.PosixProfile = nil
+	})
+	c := r.bare(t)
+	c.packet(1, u32(3))
+	c.ended()
+	if entry := r.log.await(t, "ERROR"); !strings.Contains(fmt.Sprint(entry), "needs a PosixProfile") {
+		t.Errorf("no reason in the log: %v", entry)
+	}
+}

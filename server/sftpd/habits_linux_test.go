@@ -2,6 +2,7 @@ package sftpd_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -202,4 +203,66 @@ func TestSegmentsTooFarApart(t *testing.T) {
 	if _, _, _, ok := store.Content("home/file"); ok {
 		t.Error("half a file is there")
 	}
+}
+
+// TestResumedTwentyTimes cuts an upload at random points and goes on as OpenSSH's reput (APPEND and absolute offsets) and
+// as FileZilla (offsets alone) do: in the end the file is whole, and only the last part of it is a complete upload.
+func TestResumedTwentyTimes(t *testing.T) {
+	t.Parallel()
+	for domain, start := range map[string]func(*testing.T) (*rig, func(string, []byte) []byte){
+		"S3": func(t *testing.T) (*rig, func(string, []byte) []byte) {
+			store := memory.New(memory.Config{PartSize: 50_000, Misuse: func(what string) { t.Error(what) }})
+			return newRig(t, config(func(c *sftpd.Config) { c.Stores = store })), func(name string, _ []byte) []byte {
+				content, _, _, _ := store.Content("home/" + name)
+				return content
+			}
+		},
+		"EFS": onEFS(false),
+	} {
+		t.Run(domain, func(t *testing.T) {
+			t.Parallel()
+			const cuts, block = 20, 4 << 10
+			r, file := start(t)
+			data := random(1<<20 + 11)
+			for cut := range cuts {
+				c := r.raw(t)
+				n := c.size("file")
+				h := c.openAs("file", []uint32{toWrite | 8, toWrite | 8 | 4}[cut%2])
+				left := cuts - cut // each gets a byte at least
+				part := data[n:min(len(data)-left, n+1+rand.IntN(2*(len(data)-n)/left+1))]
+				c.stream(h, n, part, block)
+				c.Close()
+				eventually(t, "a verdict", func() bool { return len(r.journal.verdicts("home/file")) == cut+1 })
+			}
+			c := r.raw(t)
+			n := c.size("file")
+			h := c.openAs("file", toWrite)
+			c.stream(h, n, data[n:], block)
+			c.expect(0, 4, h)
+			if got := file("file", nil); !bytes.Equal(got, data) {
+				t.Errorf("%d bytes came, %d were sent", len(got), len(data))
+			}
+			var received int64
+			for i, v := range r.journal.verdicts("home/file") {
+				received += v.Received
+				if want := i == cuts; (v.Outcome == session.Complete) != want || !want && v.Outcome != session.Partial {
+					t.Errorf("verdict %d: %+v", i, v)
+				}
+			}
+			if received != int64(len(data)) {
+				t.Errorf("%d bytes received of %d", received, len(data))
+			}
+		})
+	}
+}
+
+// size is that of a file, 0 if there is none.
+func (c *raw) size(name string) int {
+	c.t.Helper()
+	c.request(17, str(name))
+	typ, body := c.answer()
+	if typ != 105 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint64(body[8:]))
 }
