@@ -69,6 +69,16 @@ func (u *upload) finish(ctx context.Context) (obj storage.Object, asked bool, er
 	if err := u.failed(); err != nil {
 		return obj, false, err
 	}
+	if u.old == nil { // what left early and lies behind a hole is no part of the file
+		u.sent = slices.DeleteFunc(u.sent, func(p types.CompletedPart) bool { return *p.PartNumber >= u.part })
+	}
+	if size == 0 { // nothing else is
+		if err := u.store.abortMultipart(ctx, u.at, u.id); err != nil {
+			return obj, false, err
+		}
+		obj, err = u.store.putObject(ctx, u.at, u.opt.Metadata, nil)
+		return obj, true, err
+	}
 	obj, err = u.store.completeMultipart(ctx, u.at, u.id, u.sent)
 	obj.Size = size
 	return obj, true, err
@@ -90,7 +100,7 @@ func (u *upload) putOptions(in *s3.PutObjectInput) {
 	}
 }
 
-// sendRest sends the prefix's bytes that are in the buffers. They are at most two parts.
+// sendRest sends the prefix's bytes that are in the buffers.
 func (u *upload) sendRest(ctx context.Context, size int64) error {
 	for u.cur != nil && size > u.base {
 		if err := u.ready(ctx); err != nil {
@@ -102,9 +112,14 @@ func (u *upload) sendRest(ctx context.Context, size int64) error {
 		if err := u.failed(); err != nil {
 			return err
 		}
+		full := int(n) == len(u.cur)
 		u.store.cfg.Budget.put(u.cur)
+		if u.cur = nil; full {
+			u.step(n)
+			continue
+		}
 		u.base += n
-		u.cur, u.next, u.part = u.next, nil, u.part+1
+		u.part++
 	}
 	return nil
 }
@@ -140,9 +155,9 @@ func unknown(err error) bool {
 // release gives the buffers back and forgets the upload.
 func (u *upload) release() {
 	u.stop(nil)
-	for _, buf := range [][]byte{u.cur, u.next} {
-		if buf != nil {
-			u.store.cfg.Budget.put(buf)
+	for _, s := range append(u.next, slot{buf: u.cur}) {
+		if s.buf != nil {
+			u.store.cfg.Budget.put(s.buf)
 		}
 	}
 	u.cur, u.next = nil, nil

@@ -136,7 +136,7 @@ func (u *upload) fill(ctx context.Context, to int64) error {
 		}
 		buf, at := u.cur, gap.from-u.base
 		if at >= int64(len(u.cur)) {
-			buf, at = u.next, at-int64(len(u.cur))
+			buf, at = u.next[0].buf, at-int64(len(u.cur))
 		}
 		buf = buf[at:min(int64(len(buf)), at+gap.to-gap.from)]
 		if err := u.store.readRange(ctx, u.at, u.old.head.ETag, buf, gap.from); err != nil {

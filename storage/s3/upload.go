@@ -23,11 +23,12 @@ import (
 const idKey = "transferd-upload"
 
 // upload is a file on its way. It holds the bytes that did not leave yet in cur, the buffer of the part that the
-// contiguous prefix ends in, and for bytes that come early in next, the one behind it.
+// contiguous prefix ends in, and bytes that come early in next, the parts behind it. One of those that is full leaves
+// early, so that several segments of a file may be written side by side, as far apart as next may be long.
 //
-// Only cur is waited for, and only while neither is held: that is what Budget asks for. next is taken if it is free;
-// if not, the prefix in cur leaves as a part of its own, the rest moves to the front, and cur goes on as its successor.
-// Parts may so be of any size from 5 MiB; where part n+1 begins is where part n ends.
+// Only cur is waited for, and only while nothing is held: that is what Budget asks for. Buffers for next are taken if
+// they are free; if not, the prefix in cur leaves as a part of its own, the rest moves to the front, and cur goes on as
+// its successor. Parts may so be of any size from 5 MiB; where part n+1 begins is where part n ends.
 type upload struct {
 	store *Store
 	at    object
@@ -39,11 +40,12 @@ type upload struct {
 	stop    context.CancelCauseFunc
 
 	// The goroutine that calls WriteAt, then Commit or Abort, owns these.
-	cur, next []byte
-	base      int64     // where cur begins in the file
-	got       prefix    // of the file
-	part      int32     // the number that cur will have
-	old       *original // what the upload changes; nil if it makes a new file
+	cur  []byte
+	next []slot    // the parts behind cur
+	base int64     // where cur begins in the file
+	got  prefix    // of the file
+	part int32     // the number that cur will have
+	old  *original // what the upload changes; nil if it makes a new file
 
 	id    string        // UploadId, "" before the first part
 	slots chan struct{} // one for each part on its way
@@ -136,7 +138,7 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 		}
 		n += c
 	}
-	return n, nil
+	return n, u.leaveEarly()
 }
 
 // room is where the bytes from off on go, of which n are to be written. It gets there by sending what is full.
@@ -156,20 +158,27 @@ func (u *upload) room(off int64, n int) ([]byte, error) {
 			err = u.outgrow(u.ctx)
 		case u.got.end >= u.base+end:
 			err = u.advance()
-		case u.next == nil && u.takeNext():
-		case u.next != nil && at-end < int64(len(u.next)):
-			return u.next[at-end:], nil
-		case u.lacks(u.base + end):
-			err = u.fill(u.ctx, u.base+end)
-		case u.next == nil && u.got.end-u.base >= minPart:
-			err = u.slide()
 		default:
-			err = u.fail(fmt.Errorf("s3: write at offset %d, contiguous up to %d: %w", off, u.got.end, storage.ErrRandomAccess))
+			if early := u.early(at - end); early != nil {
+				return early, nil
+			}
+			err = u.makeRoom(off, end)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// makeRoom gets on when there is no buffer for what comes early.
+func (u *upload) makeRoom(off, end int64) error {
+	switch {
+	case u.lacks(u.base + end):
+		return u.fill(u.ctx, u.base+end)
+	case len(u.next) == 0 && u.got.end-u.base >= minPart:
+		return u.slide()
+	}
+	return u.fail(fmt.Errorf("s3: write at offset %d, contiguous up to %d: %w", off, u.got.end, storage.ErrRandomAccess))
 }
 
 // firstBuffer gets cur while the upload holds nothing: a chunk, or a part if a chunk would be outgrown at once.
@@ -181,8 +190,15 @@ func (u *upload) firstBuffer(off int64, n int) (err error) {
 	if u.part > maxParts {
 		return u.fail(fmt.Errorf("s3: more than %d parts: %w", maxParts, storage.ErrTooLarge))
 	}
-	u.cur, err = u.store.cfg.Budget.part(u.ctx, u.store.sizes.of(u.part))
-	return err
+	size := u.store.sizes.of(u.part)
+	if len(u.next) == 0 {
+		u.cur, err = u.store.cfg.Budget.part(u.ctx, size)
+		return err
+	}
+	if u.cur = u.store.cfg.Budget.tryPart(size); u.cur == nil { // whoever holds a part must not wait for another
+		return u.fail(fmt.Errorf("s3: no memory for a file in segments: %w", storage.ErrRandomAccess))
+	}
+	return nil
 }
 
 // outgrow exchanges the chunk for the first part's buffer. Holding a chunk while waiting for a part is safe: those who
@@ -198,13 +214,6 @@ func (u *upload) outgrow(ctx context.Context) error {
 	return nil
 }
 
-func (u *upload) takeNext() bool {
-	if u.part < maxParts {
-		u.next = u.store.cfg.Budget.tryPart(u.store.sizes.of(u.part + 1))
-	}
-	return u.next != nil
-}
-
 // advance sends cur, which is full and not the last, and goes on with next.
 func (u *upload) advance() error {
 	if u.part >= maxParts {
@@ -214,14 +223,18 @@ func (u *upload) advance() error {
 		return err
 	}
 	buf, part := u.cur, u.part
-	u.base += int64(len(buf))
-	u.cur, u.next, u.part = u.next, nil, u.part+1
+	u.step(int64(len(buf)))
+	u.leave(part, buf)
+	return nil
+}
+
+// leave sends a buffer in the background, in the slot that ready took.
+func (u *upload) leave(part int32, buf []byte) {
 	u.wg.Go(func() {
 		u.send(part, buf)
 		u.store.cfg.Budget.put(buf)
 		<-u.slots
 	})
-	return nil
 }
 
 // slide sends the contiguous prefix in cur and waits, because the buffer is still needed for what came early.
