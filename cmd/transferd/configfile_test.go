@@ -167,6 +167,8 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "functions: {\"arn:aws:lambda:f\": {lambda: {endpoint: x}}}\n", nil, "lambda needs an access_key"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\", secret: s, env: {A: b}}}\n", nil, "are for commands"},
 		{valid + "roles: {\"arn:r\": {access_key: a}}\n", map[string]string{envRoleKeys: "a:b"}, ""},
+		{valid + "database: db.example.com\n", nil, "line 3: database: must be a URL such as postgres://"},
+		{valid, map[string]string{envDatabase: "postgres://u:hush@db/x"}, ""},
 		{valid, map[string]string{envRoleKeys: "hush"}, envRoleKeys + ": entry 1 is not ID:SECRET"},
 		{"api:\n  tls: {certificate: /nowhere}\n", secrets, "line 2: api.tls: needs both"},
 		{"api:\n  tls: {certificate: /nowhere, key: /nowhere}\n", secrets, "line 2: api.tls: stat /nowhere"},
@@ -212,6 +214,7 @@ func configurationPage(t *testing.T) []byte {
 		"| variable | what it holds; it wins over the file |\n|---|---|\n" +
 		"| `" + envAccessKeys + "` | secrets of the control API's access keys, `ID:SECRET`, several with spaces or commas between them. An id that the file does not have is a key that may do everything |\n" +
 		"| `" + envS3AccessKey + "`, `" + envS3SecretKey + "`, `" + envS3SessionToken + "` | credentials for the object store |\n" +
+		"| `" + envDatabase + "` | the URL of the PostgreSQL database, which may hold a password |\n" +
 		"| `" + envRoleKeys + "` | secrets of the access keys of roles, `ID:SECRET`, as above |\n" +
 		"| `" + envFunctionSecrets + "` | secrets of functions, `ARN=SECRET`, several with spaces or commas between them |\n\n" +
 		"| key | default | meaning |\n|---|---|---|\n")
@@ -303,6 +306,7 @@ func TestConfigValues(t *testing.T) {
 	}
 	text := `
 data: /d
+database: postgres://u@h/d
 region: eu-central-1
 account: 123456789012
 api: {listen: 127.0.0.1:1, access_keys: [{id: A, secret: s, read_only: true, operations: [ListServers], requests_per_second: 1.5, burst: 3}]}
@@ -336,7 +340,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 	c := f.config()
 	got := fmt.Sprintf("%+v", c)
 	for _, want := range []string{
-		"Data:/d", "{Region:eu-central-1 Account:123456789012}", "{ID:A Secret:s Operations:[ListServers] ReadOnly:true RequestsPerSecond:1.5 Burst:3}",
+		"Data:/d", "Database:postgres://u@h/d", "{Region:eu-central-1 Account:123456789012}", "{ID:A Secret:s Operations:[ListServers] ReadOnly:true RequestsPerSecond:1.5 Burst:3}",
 		"{ID:B Secret:t Operations:[] ReadOnly:false RequestsPerSecond:0 Burst:0}", "API:127.0.0.1:1", "Metrics:127.0.0.1:2",
 		"{Host:10.0.0.1 First:5000 Last:5000 Keepalive:1s KeepaliveMax:2 Idle:3s MaxSessions:4 Proxies:[2001:db8::1/128]}",
 		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 PassiveAddresses:[{Clients:10.9.9.9/32 Address:10.0.0.2} {Clients:10.0.0.0/8 Address:10.0.0.1} {Clients:0.0.0.0/0 Address:ftp.example.com}] Proxies:[10.1.0.0/16] ProxyData:true Implicit:true Idle:11s DataTimeout:12s LoginDelay:13s MaxSessions:14}",
