@@ -38,11 +38,15 @@ const lastBytes = 200 * time.Millisecond
 // two records.
 type dataWire struct {
 	net.Conn
-	ended atomic.Bool
+	ended   atomic.Bool
+	records *records // nil without TLS; belongs to whoever reads
 }
 
 func (w *dataWire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
+	if w.records != nil {
+		w.records.pass(p[:n])
+	}
 	if err != nil {
 		w.ended.Store(true)
 	}
@@ -56,6 +60,7 @@ func (c *connection) connect(conn net.Conn) (net.Conn, error) {
 	d.reading = s.verb == "STOR" || s.verb == "STOU" || s.verb == "APPE"
 	if c.protected.Load() {
 		d.tickets = c.keys.data()
+		d.raw.records = &records{}
 		d.Conn = tls.Server(d.raw, d.tickets.config)
 	}
 	dead := false
@@ -111,6 +116,9 @@ func (d *data) receive(p []byte, enough int) (n int, err error) {
 		var m int
 		m, err = d.Read(p[n:])
 		n += m
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) && d.raw.records != nil && d.raw.records.farewell() {
+		err = io.EOF // without close_notify, as far as anybody can tell
 	}
 	return n, err
 }
