@@ -103,12 +103,12 @@ func (u *upload) putOptions(in *s3.PutObjectInput) {
 // sendRest sends the prefix's bytes that are in the buffers.
 func (u *upload) sendRest(ctx context.Context, size int64) error {
 	for u.cur != nil && size > u.base {
-		if err := u.ready(ctx); err != nil {
+		n := min(size-u.base, int64(len(u.cur)))
+		if err := u.ready(ctx, int(n)); err != nil {
 			return err
 		}
-		n := min(size-u.base, int64(len(u.cur)))
 		u.send(u.part, u.cur[:n])
-		<-u.slots
+		u.free(int(n))
 		if err := u.failed(); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package s3
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -97,6 +98,7 @@ func TestBeyondTheWindow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		u.(*upload).wg.Wait()
 		if _, err := u.WriteAt([]byte("x"), off+5*mib); !errors.Is(err, storage.ErrRandomAccess) {
 			t.Errorf("at %d: %v", off, err)
 		}
@@ -112,6 +114,7 @@ func TestBeyondTheWindow(t *testing.T) {
 	if _, err := u.WriteAt(storagetest.Bytes(134, 5*mib), 5*mib); err != nil {
 		t.Fatal(err)
 	}
+	u.(*upload).wg.Wait() // a part that is cut while it is on its way may show up at the gateway after the abort
 	if _, err := u.WriteAt([]byte("x"), 5*mib); !errors.Is(err, storage.ErrRandomAccess) {
 		t.Errorf("again: %v", err)
 	}
@@ -133,5 +136,30 @@ func TestCovers(t *testing.T) {
 		if got := p.covers(tt.from, tt.to); got != tt.want {
 			t.Errorf("covers [%d, %d): %v", tt.from, tt.to, got)
 		}
+	}
+}
+
+// TestLargePartsTakeMoreSlots: what is on its way for one upload stays within four times 64 MiB, but one part.
+func TestLargePartsTakeMoreSlots(t *testing.T) {
+	t.Parallel()
+	u := &upload{slots: make(chan struct{}, 4)}
+	for size, want := range map[int]int{1: 1, 64 * mib: 1, 64*mib + 1: 2, 128 * mib: 2, 256 * mib: 4, 4 * gib: 4} {
+		if got := u.weight(size); got != want {
+			t.Errorf("%d MiB: %d slots, want %d", size/mib, got, want)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	u.sendCtx, u.stop, u.id = ctx, cancel, "id"
+	if err := u.ready(ctx, 192*mib); err != nil || len(u.slots) != 3 {
+		t.Fatalf("%v, %d slots taken, want 3", err, len(u.slots))
+	}
+	ended, end := context.WithCancel(ctx)
+	end()
+	if err := u.ready(ended, 128*mib); !errors.Is(err, context.Canceled) || len(u.slots) != 3 {
+		t.Errorf("a wait that was given up: %v, %d slots taken, want 3", err, len(u.slots))
+	}
+	u.free(192 * mib)
+	if len(u.slots) != 0 {
+		t.Errorf("%d slots are left", len(u.slots))
 	}
 }

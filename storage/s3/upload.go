@@ -219,7 +219,7 @@ func (u *upload) advance() error {
 	if u.part >= maxParts {
 		return u.fail(fmt.Errorf("s3: more than %d parts: %w", maxParts, storage.ErrTooLarge))
 	}
-	if err := u.ready(u.ctx); err != nil {
+	if err := u.ready(u.ctx, len(u.cur)); err != nil {
 		return err
 	}
 	buf, part := u.cur, u.part
@@ -233,7 +233,7 @@ func (u *upload) leave(part int32, buf []byte) {
 	u.wg.Go(func() {
 		u.send(part, buf)
 		u.store.cfg.Budget.put(buf)
-		<-u.slots
+		u.free(len(buf))
 	})
 }
 
@@ -242,12 +242,12 @@ func (u *upload) slide() error {
 	if u.part >= maxParts {
 		return u.fail(fmt.Errorf("s3: more than %d parts: %w", maxParts, storage.ErrTooLarge))
 	}
-	if err := u.ready(u.ctx); err != nil {
+	n := u.got.end - u.base
+	if err := u.ready(u.ctx, int(n)); err != nil {
 		return err
 	}
-	n := u.got.end - u.base
 	u.send(u.part, u.cur[:n])
-	<-u.slots
+	u.free(int(n))
 	if err := u.failed(); err != nil {
 		return err
 	}
@@ -257,20 +257,44 @@ func (u *upload) slide() error {
 	return nil
 }
 
-// ready makes sure that there is a multipart upload and takes a slot for a part of it.
-func (u *upload) ready(ctx context.Context) error {
+// ready makes sure that there is a multipart upload and takes the slots for a part of it.
+func (u *upload) ready(ctx context.Context, size int) error {
 	if u.id == "" {
 		if err := u.begin(); err != nil {
 			return u.fail(err)
 		}
 	}
-	select {
-	case u.slots <- struct{}{}:
-		return u.failed()
-	case <-u.sendCtx.Done():
-		return u.failed()
-	case <-ctx.Done():
-		return fmt.Errorf("s3: wait for parts on their way: %w", context.Cause(ctx))
+	for taken := range u.weight(size) {
+		var err error
+		select {
+		case u.slots <- struct{}{}:
+			err = u.failed()
+			taken++
+		case <-u.sendCtx.Done():
+			err = u.failed()
+		case <-ctx.Done():
+			err = fmt.Errorf("s3: wait for parts on their way: %w", context.Cause(ctx))
+		}
+		if err != nil {
+			for range taken {
+				<-u.slots
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// weight is how many slots a part takes. Above 64 MiB it is several: the larger an upload's parts are, the fewer of them
+// are on their way at a time.
+func (u *upload) weight(size int) int {
+	return min(cap(u.slots), max(1, (size+64*mib-1)/(64*mib)))
+}
+
+// free gives a part's slots back.
+func (u *upload) free(size int) {
+	for range u.weight(size) {
+		<-u.slots
 	}
 }
 

@@ -124,7 +124,7 @@ func (u *upload) leaveEarly() error {
 		s := &u.next[i]
 		to := from + int64(s.size)
 		if s.buf != nil && u.got.covers(from, to) && u.got.end < from {
-			if err := u.ready(u.ctx); err != nil {
+			if err := u.ready(u.ctx, len(s.buf)); err != nil {
 				return err
 			}
 			buf := s.buf
