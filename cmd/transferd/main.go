@@ -40,6 +40,7 @@ func commands() []command {
 		{"sessions", "show who is logged in", runSessions},
 		{"uploads", "show the uploads under way and the latest verdicts", runUploads},
 		{"executions", "show the executions of workflows", runExecutions},
+		{"passwd", "give a user of a users file a password", runPasswd},
 		{"bans", "show the addresses that are banned because logins failed", runBans},
 		{"unban", "lift the ban of an address", runUnban},
 		{"doctor", "examine an FTP server as a client sees it, and say what mends it", runDoctor},
