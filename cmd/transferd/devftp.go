@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -59,12 +60,18 @@ users:
 	return state.save(f.data)
 }
 
+// ensureCertificate makes the certificate, and another one when the server listens where the old one is not for.
 func (f devFlags) ensureCertificate() error {
 	files := f.certificate()
-	if _, err := os.Stat(files.Certificate); !errors.Is(err, fs.ErrNotExist) {
+	host, _ := splitPort(f.ftp)
+	if _, err := os.Stat(files.Certificate); err == nil {
+		old, err := tls.LoadX509KeyPair(files.Certificate, files.Key)
+		if err != nil || host == "" || old.Leaf.VerifyHostname(host) == nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	host, _ := splitPort(f.ftp)
 	certificate, key, err := certificates.SelfSigned(time.Now(), "localhost", "127.0.0.1", cmp.Or(host, "::1"))
 	if err != nil {
 		return err
