@@ -9,6 +9,7 @@ import (
 	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/db"
 	"github.com/transferd/transferd/server/ftpd"
 	"github.com/transferd/transferd/server/identity/gateway"
 	"github.com/transferd/transferd/storage/efs"
@@ -55,6 +56,8 @@ type Config struct {
 	Functions map[string]functionFile
 	// Retention is how long ended uploads and executions stay readable; 0 is for ever.
 	Retention time.Duration
+	// Throttle bounds how many executions of a workflow begin.
+	Throttle db.Throttle
 	// Limits are the quotas of the control API.
 	Limits server.Limits
 	// Log is where the JSON log goes, from Level on.

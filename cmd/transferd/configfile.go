@@ -18,6 +18,7 @@ import (
 	"github.com/transferd/transferd/cmd/transferd/internal/yamlstrict"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/api"
+	"github.com/transferd/transferd/server/db"
 )
 
 // configFile is the configuration file of `transferd serve`. The comments of its fields are the manual: docs/configuration.md
@@ -69,6 +70,8 @@ type configFile struct {
 	Drain time.Duration `yaml:"drain"`
 	// How long ended uploads and executions stay readable. 0: for ever.
 	Retention time.Duration `yaml:"retention"`
+	// Drop executions of a workflow that begin too fast, as AWS does, with ExecutionThrottled in the log. Off by default.
+	Throttle throttleFile `yaml:"throttle"`
 	// Quotas of the control API. Each is off while it is 0; what AWS has stands in parentheses.
 	Limits limitsFile `yaml:"limits"`
 	// The log: one JSON object a line, with the field names of AWS's structured log.
@@ -165,6 +168,13 @@ type limitsFile struct {
 	AccessesPerServer int `yaml:"accesses_per_server"`
 }
 
+type throttleFile struct {
+	// How many executions of a workflow may begin in a second, on average (AWS: 1). 0: any number. Each daemon counts its own.
+	ExecutionsPerSecond float64 `yaml:"executions_per_second"`
+	// How many may begin at once after a rest (AWS: 100).
+	ExecutionsBurst int `yaml:"executions_burst"`
+}
+
 type logFile struct {
 	// Where the log goes: a file to append to, or - for standard error.
 	File string `yaml:"file"`
@@ -192,7 +202,8 @@ func defaultFile() configFile {
 		FTP:     defaultFTP(), Identity: identityFile{Guard: defaultGuard()},
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
 		Buffers: 1 << 30, Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
-		Log: logFile{File: "-"},
+		Throttle: throttleFile{ExecutionsBurst: 100},
+		Log:      logFile{File: "-"},
 	}
 }
 
@@ -341,6 +352,8 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 	require(f.Workers > 0, "workers", "must be at least 1")
 	require(f.Drain >= 0, "drain", "must not be negative")
 	require(f.Retention >= 0, "retention", "must not be negative")
+	require(f.Throttle.ExecutionsPerSecond >= 0, "throttle.executions_per_second", "must not be negative")
+	require(f.Throttle.ExecutionsBurst > 0, "throttle.executions_burst", "must be at least 1")
 	for key, n := range map[string]int{
 		"servers": f.Limits.Servers, "users_per_server": f.Limits.UsersPerServer, "keys_per_user": f.Limits.KeysPerUser,
 		"mappings_per_user": f.Limits.MappingsPerUser, "workflows": f.Limits.Workflows, "accesses_per_server": f.Limits.AccessesPerServer,
@@ -402,6 +415,7 @@ func (f *configFile) config() Config {
 			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions, Proxies: networks(f.SFTP.ProxyProtocol),
 		},
 		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions,
+		Throttle:     db.Throttle{PerSecond: f.Throttle.ExecutionsPerSecond, Burst: f.Throttle.ExecutionsBurst},
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		FileSystems: f.fileSystems(),
 		S3: S3Config{

@@ -322,6 +322,7 @@ log: {file: /l, level: warn}
 ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true, proxy_protocol: [10.1.0.0/16], proxy_data: true, idle: 11s, data_timeout: 12s, login_delay: 13s, max_sessions: 14, passive_addresses: {0.0.0.0/0: ftp.example.com, 10.0.0.9/8: 10.0.0.1, 10.9.9.9: 10.0.0.2}}
 certificates: {"arn:c": {certificate: ` + dev.certificate().Certificate + `, key: ` + dev.certificate().Key + `}}
 identity: {users_file: ` + dev.usersFile() + `, guard: {window: 21s, delay_after: 22, delay: 23ms, max_delay: 24s, ban_after: 0, ban_for: 26s, exempt: [192.0.2.1, "2001:db8::/32"]}}
+throttle: {executions_per_second: 2.5, executions_burst: 7}
 functions:
   arn:aws:lambda:us-east-1:1:function:u: {url: https://f.example.com/x, secret: s, timeout: 9s}
   arn:aws:lambda:us-east-1:1:function:l: {lambda: {endpoint: http://l, region: r, access_key: k, session_token: t, function: n, respond: true}}
@@ -351,7 +352,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
-		"fs-01234567:{Dir:/", "Durable:false AtomicNames:true OwnIdentityOnly:false}", "Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
+		"fs-01234567:{Dir:/", "Durable:false AtomicNames:true OwnIdentityOnly:false}", "Throttle:{PerSecond:2.5 Burst:7}", "Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
 		"{Servers:1 UsersPerServer:2 KeysPerUser:3 MappingsPerUser:4 Workflows:5 AccessesPerServer:6}", "Level:WARN",
 	} {
 		if !strings.Contains(got, want) {

@@ -78,7 +78,7 @@ func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	d.db, err = db.Open(ctx, db.Config{
-		URL: cfg.Database, Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Log: d.log, Now: time.Now, Registerer: d.registry,
+		URL: cfg.Database, Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Throttle: cfg.Throttle, Log: d.log, Now: time.Now, Registerer: d.registry,
 	})
 	if err != nil {
 		return nil, err

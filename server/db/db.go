@@ -52,6 +52,8 @@ type Config struct {
 	Drain time.Duration
 	// Limits are the quotas of the catalogue; what is 0 is not limited.
 	Limits server.Limits
+	// Throttle bounds how many executions begin.
+	Throttle Throttle
 	// Log is for what happens without a caller who could be told. Default slog.DiscardHandler.
 	Log *slog.Logger
 	// Now is the clock of the rows. Default time.Now.
@@ -77,6 +79,8 @@ type DB struct {
 	changed broadcast
 	working atomic.Bool // one Work at a time
 	backoff func(failures int) time.Duration
+	// throttle is asked before an execution begins.
+	throttle *buckets
 
 	closing sync.Once
 	undo    []func() error // what Close does, last first
@@ -87,7 +91,7 @@ type DB struct {
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
 		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
-		backoff: backoff,
+		backoff: backoff, throttle: &buckets{Throttle: cfg.Throttle},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/session"
@@ -115,6 +116,13 @@ func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdi
 	var w workflow.Workflow
 	if err := json.Unmarshal([]byte(doc), &w); err != nil {
 		return err
+	}
+	if now := d.now(); !d.throttle.take(w.WorkflowId, now) {
+		// Whoever ends the upload again, because the transaction fails, may be luckier, and then this has been said in vain.
+		d.log.WarnContext(ctx, "workflow", "type", "ExecutionThrottled", "details", struct{}{}, "workflowId", w.WorkflowId,
+			"executionId", u.ID, slog.Group("transferDetails", "serverId", u.Server, "username", u.User, "sessionId", u.Session),
+			"trigger", trigger)
+		return nil
 	}
 	file := fileLocation(u, v)
 	return begin(ctx, tx, workflow.Execution{
