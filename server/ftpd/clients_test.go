@@ -85,6 +85,9 @@ func TestPython(t *testing.T) {
 	for _, kind := range []string{"plain", "reuse", "fresh"} {
 		for _, version := range []string{"TLSv1_2", "TLSv1_3"} {
 			for _, resumption := range []string{"DISABLED", "ENABLED", "ENFORCED"} {
+				if kind == "plain" && (version != "TLSv1_2" || resumption != "ENFORCED") {
+					continue // in the clear they are all the same
+				}
 				t.Run(strings.Join([]string{kind, version, resumption}, "/"), func(t *testing.T) {
 					t.Parallel()
 					r := newRig(t, mode(resumption))
@@ -110,6 +113,9 @@ func TestLftp(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		for _, tls12 := range []bool{false, true} {
 			for _, resumption := range []string{"DISABLED", "ENABLED", "ENFORCED"} {
+				if !secure && (tls12 || resumption != "ENFORCED") {
+					continue
+				}
 				t.Run(fmt.Sprintf("tls=%v/only12=%v/%s", secure, tls12, resumption), func(t *testing.T) {
 					t.Parallel()
 					r := newRig(t, mode(resumption), config(func(c *ftpd.Config) { c.TLS12Only = tls12 }))
@@ -137,6 +143,9 @@ func TestCurl(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"", "1.2", "1.3"} {
 		for _, resumption := range []string{"DISABLED", "ENABLED", "ENFORCED"} {
+			if version == "" && resumption != "ENFORCED" {
+				continue
+			}
 			t.Run(version+"/"+resumption, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, mode(resumption))

@@ -77,6 +77,9 @@ type Config struct {
 	// ProxyData says that proxies whose header tells the client of a control connection send one on its data connections
 	// too. See connection.theirs.
 	ProxyData bool
+	// ProxyKeepsTCP says that such proxies pass the client's TCP on, as AWS's network load balancers do, instead of ending
+	// it, as haproxy does. See verdict.go.
+	ProxyKeepsTCP bool
 
 	// ImplicitTLS begins each connection with TLS, as port 990 does. AWS has no such thing.
 	ImplicitTLS bool

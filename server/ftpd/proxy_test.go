@@ -168,6 +168,28 @@ func TestHAProxy(t *testing.T) {
 	}
 }
 
+// A client that is killed behind haproxy, which ends its TCP, is found out all the same.
+func TestKillsBehindHAProxy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, behind("127.0.0.77/32", "127.0.0.1"), settings(func(s *server.Server) { s.ProtocolDetails.PassiveIp = "127.0.0.1" }))
+	via := &rig{t: t, addr: haproxy(t, r.addr)}
+	for protocol := range versions {
+		for _, point := range []string{"early", "closed", "reply unread"} {
+			for i := range max(1, *verdicts/2) {
+				file := strings.ReplaceAll(named(protocol+point, i), " ", "-")
+				kill(t, via, protocol, point, file)
+				if v := r.journal.wait(t, "home/"+file); v.Outcome != session.Partial {
+					t.Errorf("%s, %s: %s %s", protocol, point, v.Outcome, v.Evidence)
+				}
+			}
+		}
+		p := via.login(t, versions[protocol])
+		p.put(protocol, body)
+		p.cmd("221", "QUIT")
+		r.journal.verdict(t, "home/"+protocol, session.Complete, session.Closed)
+	}
+}
+
 // haproxy runs one before addr, from 127.0.0.77, and gives its address.
 func haproxy(t *testing.T, addr string) string {
 	t.Helper()

@@ -24,8 +24,9 @@ import (
 // Nothing tells that a client which waits for the reply had more to send and closed its data connection too early, or that
 // one which sent its next command ahead was killed before it read the reply.
 //
-// Behind a proxy that ends TCP, acknowledgements and resets are the proxy's: then what is left is whether the control
-// connection ended before the reply or within the grace.
+// Behind a proxy that ends TCP, acknowledgements and resets are the proxy's, and it may turn the reset of a killed client
+// into an orderly end. So there an orderly end within the grace proves nothing, and without another command the upload is
+// partial: who reads the reply and goes at once, without QUIT, is taken for one who was killed.
 
 // ending is how a control connection ended.
 type ending int
@@ -43,6 +44,7 @@ type evidence struct {
 	end                                   ending           // of the control connection, by the client
 	cut                                   session.Evidence // by us
 	tcp                                   tcpState
+	blind                                 bool // what tcp tells is about a proxy
 	sinceReply, sinceAck                  time.Duration
 	grace, patience                       time.Duration
 }
@@ -65,7 +67,7 @@ func (e evidence) decide() (session.Outcome, session.Evidence, bool) {
 		return session.Partial, e.cut, true
 	case !e.replied || !e.written:
 		return "", "", false
-	case e.end == broken, e.tcp.reset, e.end == finished && !acknowledged:
+	case e.end == broken, e.tcp.reset, e.end == finished && (!acknowledged || e.blind && e.sinceAck < e.grace):
 		return session.Partial, session.ControlLost, true
 	case e.end == finished, e.cut != "" && acknowledged, acknowledged && e.sinceAck >= e.grace:
 		return session.Complete, session.Closed, true
@@ -151,6 +153,7 @@ func (u *upload) evidence() (e evidence, news <-chan struct{}, ended <-chan stru
 	if e.cut == "" {
 		e.tcp = inspect(c.control.wire)
 	}
+	e.blind = c.proxy.IsValid() && !c.ProxyKeepsTCP
 	e.grace, e.patience = max(c.Grace, 4*e.tcp.rtt), c.AckTimeout
 	return e, news, ended
 }
