@@ -37,7 +37,7 @@ func runDoctor(ctx context.Context, p process, args []string) error {
 	caFile := fs.String("ca-file", "", "`file` with the certificates to trust, PEM (default the system's)")
 	fs.BoolVar(&c.Implicit, "implicit", false, "begin with TLS, as port 990 does")
 	fs.BoolVar(&c.Plain, "plain", false, "send the password without TLS if the server has none")
-	fs.DurationVar(&c.Timeout, "timeout", 10*time.Second, "how long each step may take")
+	fs.DurationVar(&c.Timeout, "timeout", 20*time.Second, "how long each step may take")
 	asJSON := fs.Bool("json", false, "print JSON")
 	words, err := parseWords(fs, args, "ftp", "HOST:PORT")
 	if err != nil {

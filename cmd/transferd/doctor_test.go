@@ -28,7 +28,7 @@ func TestDoctor(t *testing.T) {
 	if err := os.WriteFile(secret, []byte(p.env["FTP_PASSWORD"]+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	login := []string{"doctor", "ftp", address, "-user", p.env["FTP_USER"], "-password-file", secret}
+	login := []string{"doctor", "ftp", address, "-user", p.env["FTP_USER"], "-password-file", secret, "-timeout", patience.String()}
 	trusting := append(login, "-ca-file", ca, "--json")
 
 	out, errs, code := p.transferd(trusting...)

@@ -43,7 +43,7 @@ func TestDevUsers(t *testing.T) {
 	}
 	names := func(address string) {
 		t.Helper()
-		out, errs, _ := p.transferd("doctor", "ftp", address, "-ca-file", filepath.Join(p.data, "ftp.crt"), "--json")
+		out, errs, _ := p.transferd("doctor", "ftp", address, "-ca-file", filepath.Join(p.data, "ftp.crt"), "--json", "-timeout", patience.String())
 		if r := readReport(t, out); !r.find("certificate: names", doctor.OK, "") || !r.find("certificate: chain", doctor.OK, "") {
 			t.Errorf("the certificate at %s: %+v %s", address, r.Findings, errs)
 		}

@@ -57,7 +57,7 @@ type Config struct {
 	User, Password string
 	Plain          bool
 	Roots          *x509.CertPool // whom to trust; nil is the system's authorities
-	Timeout        time.Duration  // of each step: 10 s
+	Timeout        time.Duration  // of each step: 20 s
 	Now            func() time.Time
 	// Dial opens connections; default: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -72,7 +72,7 @@ type examination struct {
 
 // Run examines a server. It ends early when a check makes the ones behind it pointless.
 func Run(ctx context.Context, c Config) Report {
-	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
+	c.Timeout = cmp.Or(c.Timeout, 20*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
