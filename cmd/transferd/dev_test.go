@@ -112,8 +112,8 @@ func TestHealth(t *testing.T) {
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	blocks := shellBlocks(t, filepath.Join("..", "..", "README.md"))
-	if len(blocks) != 5 {
-		t.Fatalf("README.md has %d shell blocks, want 5", len(blocks))
+	if len(blocks) != 6 {
+		t.Fatalf("README.md has %d shell blocks, want 6", len(blocks))
 	}
 	two := strings.Split(strings.TrimSpace(blocks[0]), "\n")
 	if len(two) != 2 || two[1] != "make test" { // the second command is what runs this test
@@ -140,6 +140,7 @@ func TestReadme(t *testing.T) {
 	for _, want := range []string{
 		"Remote working directory: /", `"State": "ONLINE"`, "hostname", "Executions",
 		"Plan: 3 to create", "created  user      partners/alice", "deploy/transferd.yaml is valid",
+		": 0 wrong, ", "user anna is added", "ADDRESS",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the README's commands do not print %q:\n%s", want, out)
