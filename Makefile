@@ -5,7 +5,7 @@ PKGS        := ./...
 # Random kills of the storm; each takes about a second and a half.
 KILLS       ?= 200
 
-.PHONY: build test deps lint vuln race storm bench matrix
+.PHONY: build test deps lint vuln race storm bench bench-ftp matrix
 
 build: ## the product: one static binary in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/transferd ./cmd/transferd
@@ -35,3 +35,6 @@ bench: ## a 1 GiB put beside OpenSSH's sftp-server in the same run; prints ratio
 
 matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do
 	go test -count=1 -timeout 20m -run '^TestFTPSClients$$' ./cmd/transferd -update
+
+bench-ftp: ## 1 GiB uploads over FTP and FTPS beside vsftpd and beside SFTP in the same run; prints ratios
+	go test -count=1 -timeout 30m -run '^TestBenchmarkFTP$$' -v ./cmd/transferd -bench-ftp

@@ -43,9 +43,15 @@ func ftpUsers(t *testing.T, dir string, names []string) string {
 // ftpServer makes a server with these protocols and waits until it listens; it returns its host:port.
 func (p *proc) ftpServer(details *types.ProtocolDetails, listen string, protocols ...types.Protocol) (id, address string) {
 	p.t.Helper()
+	return p.ftpServerOf(types.DomainS3, details, listen, protocols...)
+}
+
+// ftpServerOf makes one of a domain.
+func (p *proc) ftpServerOf(domain types.Domain, details *types.ProtocolDetails, listen string, protocols ...types.Protocol) (id, address string) {
+	p.t.Helper()
 	details.SetStatOption = types.SetStatOptionEnableNoOp
 	out, err := p.api().CreateServer(p.t.Context(), &transfer.CreateServerInput{
-		Protocols: protocols, Certificate: aws.String(devCertificate), ProtocolDetails: details,
+		Domain: domain, Protocols: protocols, Certificate: aws.String(devCertificate), ProtocolDetails: details,
 		EndpointType:            types.EndpointTypeVpc,
 		EndpointDetails:         &types.EndpointDetails{VpcId: aws.String("vpc-0123456789abcdef0"), SubnetIds: []string{"subnet-0123456789abcdef0"}},
 		IdentityProviderType:    types.IdentityProviderTypeApiGateway,
