@@ -48,6 +48,8 @@ type Config struct {
 	FileSystems map[string]efs.Config
 	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
 	Buffers int64
+	// Uploads is what decides when an upload is whole.
+	Uploads UploadsConfig
 	// Workers is how many workflow steps run at a time.
 	Workers int
 	// Drain is how long a stopping server or daemon waits for sessions before it cuts them.

@@ -64,6 +64,8 @@ type configFile struct {
 	Functions map[string]functionFile `yaml:"functions"`
 	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
 	Buffers byteCount `yaml:"buffers"`
+	// When an upload is whole.
+	Uploads uploadsFile `yaml:"uploads"`
 	// How many workflow steps run at a time.
 	Workers int `yaml:"workers"`
 	// How long a stopping server or daemon lets open uploads go on before it cuts them; they are partial uploads then.
@@ -153,6 +155,19 @@ type s3File struct {
 	UnsignedPayload bool `yaml:"unsigned_payload"`
 }
 
+type uploadsFile struct {
+	// Patterns of names under which clients write a file that they rename when it is whole: the verdict waits for the
+	// rename. []: none, as on AWS. See docs/temp-names.md.
+	TempNames []string `yaml:"temp_names"`
+	// How long it waits. Without a rename the upload is partial then.
+	RenameTimeout time.Duration `yaml:"rename_timeout"`
+	// How long it waits once the session has ended, for clients that come back.
+	RenameGrace time.Duration `yaml:"rename_grace"`
+	// Also calls a file partial that its client closed before it had the size that the client itself had announced. AWS
+	// does not.
+	Integrity bool `yaml:"integrity"`
+}
+
 type limitsFile struct {
 	// Servers (AWS: 50).
 	Servers int `yaml:"servers"`
@@ -201,7 +216,7 @@ func defaultFile() configFile {
 		SFTP:    sftpFile{Ports: portRange{2200, 2299}, Keepalive: 60 * time.Second, KeepaliveMax: 5, Idle: 30 * time.Minute, MaxSessions: 10_000, ProxyProtocol: []string{}},
 		FTP:     defaultFTP(), Identity: identityFile{Guard: defaultGuard()},
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
-		Buffers: 1 << 30, Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
+		Buffers: 1 << 30, Uploads: defaultUploads(), Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
 		Throttle: throttleFile{ExecutionsBurst: 100},
 		Log:      logFile{File: "-"},
 	}
@@ -361,7 +376,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -422,7 +437,7 @@ func (f *configFile) config() Config {
 			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,
 			SessionToken: f.S3.SessionToken, PathStyle: f.S3.PathStyle, RetryBudget: f.S3.Retry, Unsigned: f.S3.UnsignedPayload,
 		},
-		Buffers: int64(f.Buffers), Workers: f.Workers, Drain: f.Drain,
+		Buffers: int64(f.Buffers), Uploads: f.Uploads.config(), Workers: f.Workers, Drain: f.Drain,
 		Retention: f.Retention, Limits: server.Limits(f.Limits), Level: slog.Level(f.Log.Level),
 	}
 }

@@ -314,6 +314,7 @@ metrics: {listen: 127.0.0.1:2}
 sftp: {host: 10.0.0.1, ports: 5000, keepalive: 1s, keepalive_max: 2, idle: 3s, max_sessions: 4, proxy_protocol: ["2001:db8::1"]}
 s3: {endpoint: http://s3, access_key: a, secret_key: b, session_token: c, path_style: false, retry: 5s, unsigned_payload: true}
 buffers: 64MiB
+uploads: {temp_names: ["*.part"], rename_timeout: 31s, rename_grace: 32s, integrity: true}
 workers: 6
 drain: 7s
 retention: 0s
@@ -352,7 +353,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
-		"fs-01234567:{Dir:/", "Durable:false AtomicNames:true OwnIdentityOnly:false}", "Throttle:{PerSecond:2.5 Burst:7}", "Buffers:67108864", "Workers:6", "Drain:7s", "Retention:0s",
+		"fs-01234567:{Dir:/", "Durable:false AtomicNames:true OwnIdentityOnly:false}", "Throttle:{PerSecond:2.5 Burst:7}", "Buffers:67108864", "Uploads:{TempNames:[*.part] RenameTimeout:31s RenameGrace:32s Integrity:true}", "Workers:6", "Drain:7s", "Retention:0s",
 		"{Servers:1 UsersPerServer:2 KeysPerUser:3 MappingsPerUser:4 Workflows:5 AccessesPerServer:6}", "Level:WARN",
 	} {
 		if !strings.Contains(got, want) {
