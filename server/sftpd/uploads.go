@@ -142,7 +142,7 @@ func (f *front) createFile(path string, flags uint32, attrs storage.Attrs) (file
 func (f *front) write(packet []byte) error {
 	d := fields{rest: packet[1:]}
 	id, handle, off, data := d.uint32(), d.bytes(), d.uint64(), d.bytes()
-	if d.short || len(d.rest) != 0 {
+	if d.short { // what follows the data is passed over, as OpenSSH does: rclone sends short blocks in full-size packets
 		return errMalformed
 	}
 	u := f.uploads.open[string(handle)]
