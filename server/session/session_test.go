@@ -274,8 +274,10 @@ func TestRandomAccessIsRefused(t *testing.T) {
 func TestJournalAwayAtTheEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	patient := w.session(w.manager(func(c *session.Config) { c.JournalTimeout = time.Minute }))
+	defer patient.End(session.Disconnect)
 	s := w.session(w.manager())
-	f := create(t, s, "a")
+	f := create(t, patient, "a")
 	write(t, f, "abc")
 	w.fail("end", 2)
 	if err := f.Close(); err != nil {

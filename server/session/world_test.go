@@ -121,10 +121,8 @@ func (w *world) Committed(_ context.Context, id string, c session.Commit) error 
 	})
 }
 
-func (w *world) End(ctx context.Context, u session.Upload, v session.Verdict) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
+// End does not look at its context: the journal's timeout is short here, and a test must not depend on who is faster.
+func (w *world) End(_ context.Context, u session.Upload, v session.Verdict) error {
 	return w.do("end", func() error {
 		r := w.rows[u.ID]
 		if r == nil {
