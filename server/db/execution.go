@@ -288,21 +288,31 @@ func cancel(ctx context.Context, tx Tx, id server.ID, now time.Time) error {
 		return err
 	}
 	for _, e := range open {
-		j := workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal, Step: len(e.Results.Steps)}
-		if e.Status == workflow.HandlingException {
-			j.Phase, j.Step = workflow.Exceptional, len(e.Results.OnExceptionSteps)
+		err := cancelOne(ctx, tx, e, now)
+		for errors.Is(err, workflow.ErrStale) { // another node has brought it further since it was read
+			if e, err = readExecution(ctx, tx, e.ExecutionId); err == nil && e.Ended.IsZero() {
+				err = cancelOne(ctx, tx, e, now)
+			}
 		}
-		t := workflow.Transition{From: j, Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
-			StepType: stepType(e.Plan, j),
-			Error:    &workflow.Error{Type: workflow.NotFound, Message: "The server was deleted."},
-			Attempt:  1, Began: now, Ended: now,
-		}}
-		if e.Wait != nil {
-			t.Result.Attempt, t.Result.Began = e.Wait.Attempt, e.Wait.Began
-		}
-		if err := finish(ctx, tx, t, "", now); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func cancelOne(ctx context.Context, tx Tx, e workflow.Execution, now time.Time) error {
+	j := workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal, Step: len(e.Results.Steps)}
+	if e.Status == workflow.HandlingException {
+		j.Phase, j.Step = workflow.Exceptional, len(e.Results.OnExceptionSteps)
+	}
+	t := workflow.Transition{From: j, Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
+		StepType: stepType(e.Plan, j),
+		Error:    &workflow.Error{Type: workflow.NotFound, Message: "The server was deleted."},
+		Attempt:  1, Began: now, Ended: now,
+	}}
+	if e.Wait != nil {
+		t.Result.Attempt, t.Result.Began = e.Wait.Attempt, e.Wait.Began
+	}
+	return finish(ctx, tx, t, "", now)
 }
