@@ -75,6 +75,7 @@ func viewOf(rec db.UploadRecord) uploadView {
 		File: u.Location.Path(), Began: u.Began, Received: u.Received,
 	}
 	if rec.Verdict != nil {
+		v.File = rec.Verdict.At(u).Path() // its client may have renamed it before the verdict
 		v.Ended, v.Outcome, v.Evidence, v.Received = &rec.Verdict.Ended, string(rec.Verdict.Outcome), string(rec.Verdict.Evidence), rec.Verdict.Received
 	}
 	return v
