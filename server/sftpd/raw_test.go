@@ -157,7 +157,6 @@ func TestMalformedPackets(t *testing.T) {
 		"unknown type":            func(c *raw) { c.request(99, str("x")) },
 		"a reply":                 func(c *raw) { c.request(101, str("x")) },
 		"WRITE with more to come": write(400),
-		"WRITE with less":         write(1),
 		"WRITE of all ones":       write(1<<32 - 1),
 		"cut WRITE":               func(c *raw) { c.packet(6, u32(1), u32(2)) },
 		"WRITE of nothing":        func(c *raw) { c.packet(6) },
@@ -407,4 +406,14 @@ func TestPanic(t *testing.T) {
 	}
 	c.expect(2, 17, str("missing"))
 	r.log.await(t, "ERROR")
+}
+
+// TestWriteWithMore: what follows the data of a WRITE is passed over, as OpenSSH does it. rclone sends the end of a file
+// in a packet of full size.
+func TestWriteWithMore(t *testing.T) {
+	t.Parallel()
+	c := newRig(t).raw(t)
+	handle := c.open("short")
+	c.expect(0, 6, handle, u64(0), u32(4), []byte("data and what was in the buffer"))
+	c.expect(0, 4, handle)
 }
