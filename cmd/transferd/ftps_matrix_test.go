@@ -409,4 +409,7 @@ const ftpsAdvice = `
 Before you set ENFORCED, look at the metric ` + "`transferd_ftp_tls_data_total{client,version,resumed}`" + ` under ENABLED: it tells
 which clients do not resume.
 
+Not in the table: FileZilla and WinSCP. Both are windows without commands that a test could give them, and nobody has driven
+them against this page's servers yet. Resumed uploads are not in it either.
+
 `
