@@ -191,7 +191,11 @@ func (l *timings) String() string {
 func TestManyUsers(t *testing.T) { both(t, testManyUsers) }
 
 func testManyUsers(t *testing.T) {
-	d, ctx := open(t, Config{Limits: server.Limits{UsersPerServer: 2 * manyUsers}}), t.Context()
+	many := manyUsers
+	if strings.HasSuffix(t.Name(), onPostgres) {
+		many = min(many, 1000) // the same rows, and a busier machine
+	}
+	d, ctx := open(t, Config{Limits: server.Limits{UsersPerServer: 2 * many}}), t.Context()
 	must(t, d.CreateServer(ctx, server.Server{ServerId: "s-1"}, nil))
 	name := func(i int) string { return fmt.Sprintf("stays-%05d", i) }
 	create := func(name string) error {
@@ -204,7 +208,7 @@ func testManyUsers(t *testing.T) {
 		}
 	}
 	var creates, alone, reads, servers timings
-	each(manyUsers, writers, func(i int) { did(creates.time(func() error { return create(name(i)) })) })
+	each(many, writers, func(i int) { did(creates.time(func() error { return create(name(i)) })) })
 
 	stop := make(chan struct{})
 	var churn sync.WaitGroup
@@ -219,7 +223,7 @@ func testManyUsers(t *testing.T) {
 					return
 				default:
 				}
-				guests = append(guests, fmt.Sprintf("%s-%d-%d", name(rand.IntN(manyUsers)), w, i))
+				guests = append(guests, fmt.Sprintf("%s-%d-%d", name(rand.IntN(many)), w, i))
 				did(create(guests[len(guests)-1]))
 				if len(guests) > 50 {
 					did(d.DeleteUser(ctx, "s-1", guests[0]))
@@ -230,8 +234,8 @@ func testManyUsers(t *testing.T) {
 		})
 	}
 	lists, guests := 0, 0
-	for ; lists < 3 || churned.Load() < manyUsers/10; lists++ {
-		guests += checkList(t, d, name)
+	for ; lists < 3 || int(churned.Load()) < many/10; lists++ {
+		guests += checkList(t, d, many, name)
 	}
 	if guests == 0 {
 		t.Error("nobody came while the lists were read")
@@ -239,11 +243,11 @@ func testManyUsers(t *testing.T) {
 	close(stop)
 	churn.Wait()
 
-	if s := value[server.Server](t)(d.Server(ctx, "s-1")); s.UserCount != manyUsers {
-		t.Errorf("%d users counted, want %d", s.UserCount, manyUsers)
+	if s := value[server.Server](t)(d.Server(ctx, "s-1")); s.UserCount != many {
+		t.Errorf("%d users counted, want %d", s.UserCount, many)
 	}
-	for range manyUsers / 5 {
-		want := name(rand.IntN(manyUsers))
+	for range many / 5 {
+		want := name(rand.IntN(many))
 		did(reads.time(func() error {
 			u, err := d.User(ctx, "s-1", want)
 			if err == nil && u.UserName != want {
@@ -256,10 +260,10 @@ func testManyUsers(t *testing.T) {
 		did(servers.time(func() error { _, err := d.Server(ctx, "s-1"); return err }))
 		did(alone.time(func() error { return create(fmt.Sprint("alone-", i)) }))
 	}
-	t.Logf("%d lists of %d while %d came, %d of them seen", lists, manyUsers, churned.Load(), guests)
+	t.Logf("%d lists of %d while %d came, %d of them seen", lists, many, churned.Load(), guests)
 	t.Logf("%d users: User %v; CreateUser %v by %d writers, %v by one; Server with its count %v",
-		manyUsers, &reads, &creates, writers, &alone, &servers)
-	each(manyUsers, writers, func(i int) { did(d.DeleteUser(ctx, "s-1", name(i))) })
+		many, &reads, &creates, writers, &alone, &servers)
+	each(many, writers, func(i int) { did(d.DeleteUser(ctx, "s-1", name(i))) })
 	if left := value[[]server.User](t)(d.Users(ctx, "s-1", server.Page{})); len(left) != 200 {
 		t.Errorf("%d users left, want 200", len(left))
 	}
@@ -267,7 +271,7 @@ func testManyUsers(t *testing.T) {
 
 // checkList reads all users by pages: in order, none twice, and all who stay. It tells how many others
 // there were.
-func checkList(t *testing.T, d *DB, name func(int) string) (guests int) {
+func checkList(t *testing.T, d *DB, many int, name func(int) string) (guests int) {
 	t.Helper()
 	stayed, before := 0, ""
 	for {
@@ -287,7 +291,7 @@ func checkList(t *testing.T, d *DB, name func(int) string) (guests int) {
 			break
 		}
 	}
-	if stayed != manyUsers {
+	if stayed != many {
 		t.Fatalf("%s is missing", name(stayed))
 	}
 	return guests
