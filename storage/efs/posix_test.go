@@ -212,14 +212,13 @@ func TestManySessions(t *testing.T) {
 	}
 	var sessions sync.WaitGroup
 	for i := range 110 {
-		who, secret, uid := anna, "tmp/bens", anna.UID
+		secret, uid := "tmp/bens", anna.UID
 		mine := as(t, s, anna)
 		switch {
 		case i >= 100:
 			mine, uid, secret = s, 0, ""
 		case i%2 == 1:
-			who, secret, uid = ben, "anna/private", ben.UID
-			mine = as(t, s, who)
+			mine, uid, secret = as(t, s, ben), ben.UID, "anna/private"
 		}
 		sessions.Go(func() { session(t, mine, i, uid, secret) })
 	}
