@@ -55,7 +55,7 @@ func TestReadAheadIsParallel(t *testing.T) {
 			})
 		}
 	}), "ahead")
-	content := storagetest.Bytes(110, 24*mib+1)
+	content := storagetest.Bytes(110, 16*mib+1)
 	storagetest.Write(t, b, "f", content)
 	if !bytes.Equal(storagetest.Read(t, b, "f"), content) {
 		t.Error("content differs")
@@ -67,7 +67,7 @@ func TestReadAheadAndJumps(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
 	b := testBucket(t, testStore(t, gw.URL(), nil), "jumps")
-	content := storagetest.Bytes(111, 24*mib)
+	content := storagetest.Bytes(111, 14*mib)
 	storagetest.Write(t, b, "f", content)
 	r, err := b.Open(t.Context(), "f")
 	if err != nil {
@@ -148,10 +148,10 @@ func TestManyDownloadsUnderASmallBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.Budget, c.RetryBudget = budget, time.Minute }), "downloads")
-	content := storagetest.Bytes(114, 2*mib+5)
+	content := storagetest.Bytes(114, 2*mib/2+5)
 	storagetest.Write(t, b, "f", content)
 	var wg sync.WaitGroup
-	for i := range 40 {
+	for i := range 24 {
 		wg.Go(func() {
 			r, err := b.Open(t.Context(), "f")
 			if err != nil {

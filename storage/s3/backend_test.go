@@ -297,7 +297,7 @@ func (c *cutBody) Read(p []byte) (int, error) {
 func TestDownloadTakesFewRequests(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
-	content := storagetest.Bytes(66, 40*mib)
+	content := storagetest.Bytes(66, 20*mib)
 	for _, tt := range []struct {
 		name      string
 		cut, most int32

@@ -47,15 +47,14 @@ func overlay(old []byte, off int, content []byte) []byte {
 func TestModifyBytes(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
+	s := testStore(t, gw.URL(), nil)
 	for _, tt := range []struct{ old, off, n int }{
-		{0, 0, 10}, {10, 10, 10}, {10, 0, 3}, {100, 50, 20}, {100, 50, 200_000}, {200_000, 70_000, 10}, {200_000, 200_000, 1},
-		{3 * mib, 3 * mib, 12 * mib}, {3 * mib, 10, 10},
-		{6 * mib, mib, mib}, {5 * mib, 5 * mib, 1}, {5*mib + 1, 5 * mib, 1}, {5*mib + 1, 5*mib + 1, mib},
-		{14 * mib, 0, 10}, {14 * mib, 7 * mib, 100}, {20 * mib, 7 * mib, 9 * mib}, {14 * mib, 14 * mib, 10 * mib},
-		{14 * mib, 7 * mib, 7 * mib}, {14 * mib, mib, 12*mib + 5}, {14*mib - 1, 9 * mib, 4 * mib},
+		{0, 0, 10}, {10, 10, 10}, {10, 0, 3}, {100, 50, 200_000}, {200_000, 70_000, 10}, {3 * mib, 3 * mib, 8 * mib}, {3 * mib, 10, 10},
+		{5 * mib, 5 * mib, 1}, {5*mib + 1, 5 * mib, 1}, {5*mib + 1, 5*mib + 1, mib},
+		{14 * mib, 0, 10}, {14 * mib, 7 * mib, 100}, {12 * mib, 12 * mib, 9 * mib}, {14*mib - 1, mib, 12 * mib},
 	} {
 		name := fmt.Sprintf("%d-%d-%d", tt.old, tt.off, tt.n)
-		b := testBucket(t, testStore(t, gw.URL(), nil), "m-"+name)
+		b := testBucket(t, s, "m-"+name)
 		b.store.copyLimit = 6 * mib // many ranges
 		old, content := storagetest.Bytes(70, tt.old), storagetest.Bytes(71, tt.n)
 		storagetest.Write(t, b, "f", old)
@@ -85,7 +84,7 @@ func TestModifyInPieces(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
 	b := testBucket(t, testStore(t, gw.URL(), nil), "pieces")
-	old := storagetest.Bytes(72, 30*mib)
+	old := storagetest.Bytes(72, 16*mib)
 	for i, start := range []int{0, 6 * mib} {
 		storagetest.Write(t, b, "f", old)
 		want := bytes.Clone(old)
@@ -157,7 +156,7 @@ func TestModifyRefusals(t *testing.T) {
 func TestModifyAfterAKill(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
-	old, more := storagetest.Bytes(74, 20*mib), storagetest.Bytes(75, 30*mib)
+	old, more := storagetest.Bytes(74, 12*mib), storagetest.Bytes(75, 18*mib)
 	for _, tt := range []struct {
 		name   string
 		off    int
@@ -165,15 +164,15 @@ func TestModifyAfterAKill(t *testing.T) {
 		copies bool // the copies of the old file's beginning succeed
 		grows  bool
 	}{
-		{"append", 20 * mib, 30 * mib, true, true},
-		{"append-without-head", 20 * mib, 30 * mib, false, false},
-		{"inside", 7 * mib, 9 * mib, true, true},
-		{"from-the-start", 0, 9 * mib, true, true},
-		{"small", 20 * mib, 100, true, false},
+		{"append", 12 * mib, 18 * mib, true, true},
+		{"append-without-head", 12 * mib, 18 * mib, false, false},
+		{"inside", 5 * mib, 6 * mib, true, true},
+		{"from-the-start", 0, 6 * mib, true, true},
+		{"small", 12 * mib, 100, true, false},
 	} {
 		var stop atomic.Bool
 		s := testStore(t, gw.URL(), func(c *Config) {
-			c.RetryBudget = 10 * time.Millisecond
+			c.RetryBudget, c.PartSize = 10*time.Millisecond, 5*mib
 			c.Wrap = func(next http.RoundTripper) http.RoundTripper {
 				return roundTripper(func(r *http.Request) (*http.Response, error) {
 					if stop.Load() && r.Header.Get("x-amz-copy-source") != "" {
@@ -230,7 +229,7 @@ func TestTwentyCutsAndResumes(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
 	b := testBucket(t, testStore(t, gw.URL(), nil), "cuts")
-	content := storagetest.Bytes(76, 40*mib)
+	content := storagetest.Bytes(76, 14*mib)
 	rnd := rand.New(rand.NewPCG(7, 8))
 	var have int64
 	for i := range 20 {

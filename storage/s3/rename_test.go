@@ -42,7 +42,7 @@ func TestRenameOfADirectoryGoesOn(t *testing.T) {
 		s.copyLimit = 5 * mib
 		b, ctx := testBucket(t, s, "cut-"+name), t.Context()
 		want := make(map[string][]byte)
-		for i := range 30 {
+		for i := range 12 {
 			file := fmt.Sprintf("sub-%d/f%02d", i%3, i)
 			want[file] = storagetest.Bytes(uint64(i), i*1000)
 			if i == 7 {
@@ -54,7 +54,7 @@ func TestRenameOfADirectoryGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		for tries := 0; ; tries++ {
-			left.Store(9)
+			left.Store(5)
 			err := b.Rename(ctx, "old", "new")
 			left.Store(1 << 30)
 			for file, content := range want {

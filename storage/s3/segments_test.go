@@ -17,9 +17,9 @@ import (
 func TestSegmentsSideBySide(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
-	for _, n := range []int{2, 4} {
+	for _, n := range []int{3} {
 		b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.PartSize = 5 * mib }), fmt.Sprint("segments-", n))
-		content := storagetest.Bytes(130, 31*mib+777)
+		content := storagetest.Bytes(130, 21*mib+777)
 		u, err := b.Create(t.Context(), "f", storage.CreateOptions{ID: "f"})
 		if err != nil {
 			t.Fatal(err)
@@ -56,9 +56,9 @@ func TestRandomOrderInsideTheWindow(t *testing.T) {
 	t.Parallel()
 	gw := gatewaytest.Start(t)
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.PartSize = 5 * mib }), "random")
-	content := storagetest.Bytes(131, 26*mib+5)
+	content := storagetest.Bytes(131, 17*mib+5)
 	rnd := rand.New(rand.NewPCG(15, 16))
-	for _, hole := range []int{-1, 0, 13} { // the block that never comes
+	for _, hole := range []int{-1, 0, 7} { // the block that never comes
 		u, err := b.Create(t.Context(), "f", storage.CreateOptions{ID: fmt.Sprint("f", hole)})
 		if err != nil {
 			t.Fatal(err)
