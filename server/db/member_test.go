@@ -22,7 +22,7 @@ const long = time.Minute
 // nodes opens so many nodes of one cluster. Their beat is short enough for a test and long enough for a busy machine.
 func nodes(t *testing.T, n int) []*DB {
 	t.Helper()
-	url := servers.database(t, t.Name())
+	url := servers.database(t, t.TempDir())
 	all := make([]*DB, n)
 	for i := range all {
 		all[i] = open(t, Config{URL: url, Dir: t.TempDir(), Node: fmt.Sprint("node-", i), Beat: 500 * time.Millisecond,
@@ -157,7 +157,7 @@ func TestSilentNodeIsDead(t *testing.T) {
 func TestNodeThatEnds(t *testing.T) {
 	t.Parallel()
 	all := nodes(t, 1)
-	url, dir := servers.database(t, t.Name()), t.TempDir()
+	url, dir := all[0].shared.pool.Config().ConnString(), t.TempDir()
 	d, err := Open(t.Context(), Config{URL: url, Dir: dir})
 	must(t, err)
 	id := attached(t, d, 1)
@@ -179,7 +179,7 @@ func TestNodeThatEnds(t *testing.T) {
 func TestOneProcessAName(t *testing.T) {
 	t.Parallel()
 	all := nodes(t, 1)
-	d, err := Open(t.Context(), Config{URL: servers.database(t, t.Name()), Node: all[0].Node()})
+	d, err := Open(t.Context(), Config{URL: all[0].shared.pool.Config().ConnString(), Node: all[0].Node()})
 	if err == nil {
 		t.Fatal("two processes are one node", d.Close())
 	}
@@ -268,7 +268,7 @@ func mapKeys[K any](m *sync.Map) (keys []K) {
 // Several processes that start at once on an empty database leave it as one would.
 func TestMigratedAtOnce(t *testing.T) {
 	t.Parallel()
-	url := servers.database(t, t.Name())
+	url := servers.database(t, t.TempDir())
 	each(4, 4, func(i int) {
 		d, err := Open(t.Context(), Config{URL: url, Node: fmt.Sprint("n", i)})
 		if err != nil {

@@ -49,7 +49,7 @@ func embedded(t *testing.T, dir string) (before world, running, waiting workflow
 func TestMove(t *testing.T) {
 	t.Parallel()
 	ctx, dir, log := t.Context(), filepath.Join(t.TempDir(), "db"), slog.New(slog.DiscardHandler)
-	url := servers.database(t, t.Name())
+	url := servers.database(t, t.TempDir())
 	before, running, waiting, open1 := embedded(t, dir)
 
 	cut, cancel := context.WithCancel(ctx)
