@@ -144,7 +144,7 @@ func (u *upload) drop(ctx context.Context, cause error, asked bool) error {
 	}
 	// A changed file that was made after all stays: without it the old one's bytes would be gone too.
 	made := asked && u.at.id != "" && u.old == nil
-	return u.store.sweeper.clean(ctx, remains{at: u.at, upload: u.id, object: made})
+	return u.store.sweeper.clean(ctx, remains{by: u.store, at: u.at, upload: u.id, object: made})
 }
 
 // unknown reports whether a request that ended like this may have been carried out.
@@ -200,16 +200,16 @@ func (s *Store) beginMultipart(ctx context.Context, in *s3.CreateMultipartUpload
 		return "", err
 	}
 	id := aws.ToString(out.UploadId)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.alive.Lock()
+	defer s.alive.Unlock()
 	s.live[id] = struct{}{}
 	return id, nil
 }
 
 // forget says that this process works on the multipart upload no more.
 func (s *Store) forget(upload string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.alive.Lock()
+	defer s.alive.Unlock()
 	delete(s.live, upload)
 }
 

@@ -169,7 +169,7 @@ func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error
 		}
 	}
 	return storage.Object{}, errors.Join(s.copyRefused(ctx, j, err),
-		s.sweeper.clean(ctx, remains{at: j.to, upload: upload}))
+		s.sweeper.clean(ctx, remains{by: s, at: j.to, upload: upload}))
 }
 
 // copyRanges copies ranges, several at a time, as the parts from first on.

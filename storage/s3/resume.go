@@ -127,9 +127,9 @@ func (b *Backend) abortUnnoted(ctx context.Context, at object, begun time.Time) 
 }
 
 func (b *Backend) abortIfEmpty(ctx context.Context, at object, upload string) error {
-	b.store.mu.Lock()
+	b.store.alive.Lock()
 	_, live := b.store.live[upload]
-	b.store.mu.Unlock()
+	b.store.alive.Unlock()
 	if live {
 		return nil
 	}

@@ -21,7 +21,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +38,15 @@ type Config struct {
 	AccessKey    string
 	SecretKey    string
 	SessionToken string
+	// Environment takes the credentials from where the AWS SDK looks: variables, shared files, the container's or the
+	// machine's role. Without a key and without it the store has the credentials of the one it is a role of.
+	Environment bool
+	// Role, if set, is borrowed with those credentials; requests are signed with what the STS lends.
+	Role *Role
+	// CAFile has certificates, PEM, that are trusted besides the system's.
+	CAFile string
+	// Proxy is the URL of the HTTP proxy on the way to the store and to the STS; empty is what the environment says.
+	Proxy string
 	// PathStyle puts the bucket into the path instead of the host name, as stores without wildcard DNS need.
 	PathStyle bool
 	// UnsignedPayload leaves the body out of the signature on plain http, which saves half of the CPU of an upload.
@@ -67,25 +75,65 @@ const knownFor = 30 * time.Second
 
 // Store is one S3 endpoint with one set of credentials. It implements storage.Stores for the domain "S3".
 type Store struct {
-	cfg       Config
-	client    *s3.Client
-	sizes     sizes
-	transport *http.Transport
-	metrics   *metrics
-	sweeper   *sweeper
+	*endpoint
+	client      *s3.Client
+	credentials aws.CredentialsProvider
 	// copyLimit is the largest file that one CopyObject takes; a field so that tests reach the other way.
 	copyLimit int64
 
 	mu    sync.Mutex
-	known map[string]time.Time // buckets, and until when; guarded by mu
-	live  map[string]struct{}  // multipart uploads of this process, by UploadId; guarded by mu
+	known map[string]time.Time // buckets that these credentials see, and until when; guarded by mu
+}
+
+// endpoint is what the stores of all sessions of a role have in common.
+type endpoint struct {
+	cfg       Config
+	sizes     sizes
+	transport *http.Transport
+	metrics   *metrics
+	sweeper   *sweeper
+	source    aws.CredentialsProvider // with which the role is borrowed, if there is one
+	lent      lent
+
+	alive sync.Mutex
+	live  map[string]struct{} // multipart uploads of this process, by UploadId; guarded by alive
 }
 
 // New connects to nothing yet. Close the store when its uploads have ended.
 func New(cfg Config) (*Store, error) {
+	metrics, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	return newStore(cfg, metrics, nil)
+}
+
+// newStore makes a store that counts into metrics and has its credentials from those given, unless it has its own.
+func newStore(cfg Config, metrics *metrics, inherited aws.CredentialsProvider) (*Store, error) {
 	if cfg.Budget == nil || cfg.Logger == nil {
 		return nil, errors.New("s3: Config needs a Budget and a Logger")
 	}
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	sizes, err := cfg.Budget.plan(cfg.PartSize)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := cfg.newTransport()
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoint{
+		cfg: cfg, sizes: sizes, transport: transport, metrics: metrics, source: cfg.own(inherited),
+		lent: newLent(metrics), live: make(map[string]struct{}),
+	}
+	e.sweeper = startSweeper(e)
+	return e.store(e.provider(ownSession)), nil
+}
+
+func (cfg Config) withDefaults() Config {
 	if cfg.Region == "" {
 		cfg.Region = "us-east-1"
 	}
@@ -101,29 +149,27 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	sizes, err := cfg.Budget.plan(cfg.PartSize)
-	if err != nil {
-		return nil, err
-	}
-	metrics, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{
-		cfg: cfg, sizes: sizes, transport: newTransport(), metrics: metrics, copyLimit: 5 * gib,
-		known: make(map[string]time.Time), live: make(map[string]struct{}),
-	}
+	return cfg
+}
+
+// store is the endpoint for somebody with these credentials.
+func (e *endpoint) store(c aws.CredentialsProvider) *Store {
+	s := &Store{endpoint: e, credentials: c, copyLimit: 5 * gib, known: make(map[string]time.Time)}
 	s.client = s.newClient()
-	s.sweeper = startSweeper(s)
-	return s, nil
+	return s
 }
 
 // newTransport pools connections for hundreds of uploads: with the default of few idle connections a host, small files
 // open a connection each. Bodies are incompressible or compressed already, and HTTP/2 would put all of them on one
 // connection.
-func newTransport() *http.Transport {
+func (cfg Config) newTransport() (*http.Transport, error) {
+	proxy, trusted, err := cfg.network()
+	if err != nil {
+		return nil, err
+	}
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 proxy,
+		TLSClientConfig:       trusted,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		MaxIdleConnsPerHost:   128,
@@ -133,7 +179,7 @@ func newTransport() *http.Transport {
 		WriteBufferSize:       64 * kib,
 		ReadBufferSize:        64 * kib,
 		Protocols:             http1(),
-	}
+	}, nil
 }
 
 func http1() *http.Protocols {
@@ -149,7 +195,7 @@ func (s *Store) newClient() *s3.Client {
 	}
 	opt := s3.Options{
 		Region:       s.cfg.Region,
-		Credentials:  credentials.NewStaticCredentialsProvider(s.cfg.AccessKey, s.cfg.SecretKey, s.cfg.SessionToken),
+		Credentials:  s.credentials,
 		UsePathStyle: s.cfg.PathStyle,
 		HTTPClient: &http.Client{Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
@@ -227,6 +273,8 @@ func (s *Store) Close(ctx context.Context) error {
 type metrics struct {
 	requests *prometheus.CounterVec
 	pending  prometheus.Gauge
+	borrowed *prometheus.CounterVec
+	sessions prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -237,11 +285,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "transferd_s3_cleanups_pending", Help: "Refused uploads whose remains at the store could not be removed yet.",
 		}),
+		borrowed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "transferd_s3_role_requests_total", Help: "Roles asked of an STS, by result (ok, kept: the old credentials still count, refused, unavailable).",
+		}, []string{"result"}),
+		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "transferd_s3_role_sessions", Help: "Sessions of roles whose credentials are kept.",
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.pending} {
+	for _, c := range []prometheus.Collector{m.requests, m.pending, m.borrowed, m.sessions} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("s3: register metrics: %w", err)
 		}

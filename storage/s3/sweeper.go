@@ -23,6 +23,7 @@ const (
 // remains are what an upload without a file left behind: its multipart upload, if it had one, and the object, if the
 // store may have made it although it did not say so.
 type remains struct {
+	by     *Store // whose credentials may remove them
 	at     object
 	upload string
 	object bool
@@ -32,18 +33,18 @@ type remains struct {
 // store is back. What is left when the process ends is named in the log; nobody but a lifecycle rule for incomplete
 // multipart uploads removes that, since for the journal such an upload was refused and is over.
 type sweeper struct {
-	store *Store
-	wake  chan struct{} // capacity 1
-	stop  context.CancelFunc
-	done  chan struct{} // closed when the goroutine has ended
+	far  *endpoint
+	wake chan struct{} // capacity 1
+	stop context.CancelFunc
+	done chan struct{} // closed when the goroutine has ended
 
 	mu   sync.Mutex
 	todo []remains // guarded by mu
 }
 
-func startSweeper(s *Store) *sweeper {
+func startSweeper(e *endpoint) *sweeper {
 	ctx, stop := context.WithCancel(context.Background())
-	w := &sweeper{store: s, stop: stop, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	w := &sweeper{far: e, stop: stop, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go w.run(ctx)
 	return w
 }
@@ -58,7 +59,7 @@ func (w *sweeper) clean(ctx context.Context, r remains) error {
 	}
 	w.mu.Lock()
 	w.todo = append(w.todo, r)
-	w.store.metrics.pending.Set(float64(len(w.todo)))
+	w.far.metrics.pending.Inc()
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
@@ -84,7 +85,7 @@ func (w *sweeper) run(ctx context.Context) {
 			pause = min(2*pause, lastSweep)
 		}
 		if err := w.sweep(ctx); err != nil {
-			w.store.cfg.Logger.WarnContext(ctx, "remains of refused uploads cannot be removed yet", "error", err)
+			w.far.cfg.Logger.WarnContext(ctx, "remains of refused uploads cannot be removed yet", "error", err)
 		}
 	}
 }
@@ -111,7 +112,7 @@ func (w *sweeper) sweep(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.todo = append(left, w.todo[len(todo):]...)
-	w.store.metrics.pending.Set(float64(len(w.todo)))
+	w.far.metrics.pending.Sub(float64(len(todo) - len(left)))
 	return errs
 }
 
@@ -123,7 +124,7 @@ func (w *sweeper) close(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range w.todo {
-		w.store.cfg.Logger.WarnContext(ctx, "remains of a refused upload stay behind",
+		w.far.cfg.Logger.WarnContext(ctx, "remains of a refused upload stay behind",
 			"bucket", r.at.bucket, "name", r.at.key, "upload", r.at.id, "multipart", r.upload)
 	}
 	return err
@@ -132,7 +133,7 @@ func (w *sweeper) close(ctx context.Context) error {
 // remove makes one attempt with few retries. It may be called again.
 func (w *sweeper) remove(ctx context.Context, r remains) error {
 	if r.upload != "" {
-		if err := w.store.abortMultipart(ctx, r.at, r.upload); err != nil {
+		if err := r.by.abortMultipart(ctx, r.at, r.upload); err != nil {
 			return err
 		}
 	}
@@ -140,11 +141,11 @@ func (w *sweeper) remove(ctx context.Context, r remains) error {
 		return nil
 	}
 	// The file was made after all. Its client was told that it was refused and no workflow knows of it, so it goes.
-	_, ours, err := w.store.written(ctx, r.at)
+	_, ours, err := r.by.written(ctx, r.at)
 	if err != nil || !ours {
 		return err
 	}
-	return w.store.deleteObject(ctx, r.at.bucket, r.at.key)
+	return r.by.deleteObject(ctx, r.at.bucket, r.at.key)
 }
 
 // errStillThere says that a part that was under way when its upload was aborted survived that; S3 asks to abort again:
