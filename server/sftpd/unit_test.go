@@ -60,6 +60,7 @@ func TestStatusOf(t *testing.T) {
 		{errors.ErrUnsupported, codeUnsupported},
 		{fs.ErrExist, codeFailure},
 		{storage.ErrNotEmpty, codeFailure},
+		{storage.ErrNoSpace, codeFailure},
 		{storage.ErrUnavailable, codeFailure},
 		{secret, codeFailure},
 		{errHandles, codeFailure},
