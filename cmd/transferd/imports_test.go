@@ -74,6 +74,11 @@ func rules() []rule {
 			why:   "a protocol speaks to the session and to nothing behind it",
 		},
 		{
+			rooms: []string{"server/events"},
+			never: []string{"./...", "database/sql"},
+			why:   "receivers are told the same way whatever happened and wherever it waits",
+		},
+		{
 			rooms: []string{"server/sftpd"}, never: []string{"./server/ftpd", "github.com/fclairamb/ftpserverlib", "github.com/spf13/afero"},
 			why: "the protocols do not know each other",
 		},

@@ -31,10 +31,10 @@ type base interface {
 // transaction is a Tx that can end.
 type transaction interface {
 	Tx
-	// keep forgets the jobs behind the first n; queued tells how many there are.
-	keep(n int)
-	queued() int
-	// commit inserts the jobs, commits, and tells the queue.
+	// keep forgets the jobs and events that were collected since queued told how many there are.
+	keep(m mark)
+	queued() mark
+	// commit inserts the jobs and events, commits, and tells the queue.
 	commit(ctx context.Context) error
 	// rollback may follow anything.
 	rollback() error
@@ -46,14 +46,14 @@ type riverClient interface {
 	Stopped() <-chan struct{}
 }
 
-// outbox holds the jobs of a transaction, to be inserted before the commit, all in one statement.
-type outbox struct{ jobs []river.InsertManyParams }
+// outbox holds the jobs and events of a transaction, to be inserted before the commit, each in one statement.
+type outbox struct {
+	jobs   []river.InsertManyParams
+	events []eventRow
+}
 
 // Enqueue is part of Tx.
 func (o *outbox) Enqueue(j workflow.Job) {
 	args := stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}
 	o.jobs = append(o.jobs, river.InsertManyParams{Args: args})
 }
-
-func (o *outbox) keep(n int)  { o.jobs = o.jobs[:n] }
-func (o *outbox) queued() int { return len(o.jobs) }

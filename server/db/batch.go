@@ -182,12 +182,12 @@ func guarded(t transaction, o op, alone bool) (failed, err error) {
 	if alone {
 		return o.guard(ctx, t), nil
 	}
-	jobs := t.queued()
+	before := t.queued()
 	if _, err := t.Exec(ctx, "SAVEPOINT call"); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)
 	}
 	if failed = o.guard(ctx, t); failed != nil {
-		t.keep(jobs)
+		t.keep(before)
 		if _, err := t.Exec(ctx, "ROLLBACK TO SAVEPOINT call"); err != nil {
 			return failed, fmt.Errorf("roll back to savepoint: %w", err)
 		}

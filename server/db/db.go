@@ -31,6 +31,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/events"
+	"github.com/transferd/transferd/server/session"
 )
 
 //go:embed migrations/*.sql
@@ -54,6 +56,8 @@ type Config struct {
 	Limits server.Limits
 	// Throttle bounds how many executions begin.
 	Throttle Throttle
+	// Events makes the event of a verdict, which goes into the outbox with it; nil if nobody wants events.
+	Events func(session.Upload, session.Verdict) events.Event
 	// Log is for what happens without a caller who could be told. Default slog.DiscardHandler.
 	Log *slog.Logger
 	// Now is the clock of the rows. Default time.Now.
@@ -77,6 +81,8 @@ type DB struct {
 	batch   *batcher
 	metrics *metrics
 	changed broadcast
+	told    broadcast // of new events
+	events  func(session.Upload, session.Verdict) events.Event
 	working atomic.Bool // one Work at a time
 	backoff func(failures int) time.Duration
 	// throttle is asked before an execution begins.
@@ -91,7 +97,7 @@ type DB struct {
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
 		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
-		backoff: backoff, throttle: &buckets{Throttle: cfg.Throttle},
+		events: cfg.Events, backoff: backoff, throttle: &buckets{Throttle: cfg.Throttle},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -194,6 +194,9 @@ func (t *pgTx) commit(ctx context.Context) error {
 			return fmt.Errorf("enqueue: %w", explain(err))
 		}
 	}
+	if err := number(ctx, t, t.events); err != nil {
+		return err
+	}
 	if err := t.tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", explain(err))
 	}

@@ -134,6 +134,9 @@ func (t *sqliteTx) commit(ctx context.Context) error {
 			return fmt.Errorf("enqueue: %w", err)
 		}
 	}
+	if err := number(ctx, t, t.events); err != nil {
+		return err
+	}
 	if err := t.tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}

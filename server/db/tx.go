@@ -33,6 +33,8 @@ type Tx interface {
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
 	// Enqueue makes a job part of the transaction, to be worked once that is committed.
 	Enqueue(j workflow.Job)
+	// Emit makes an event part of the transaction: it gets its number just before the commit.
+	Emit(e eventRow)
 	// Catalogue begins a change of the catalogue: until the transaction's end nobody else makes one, and other nodes hear of
 	// it once it is committed.
 	Catalogue(ctx context.Context) error

@@ -87,10 +87,16 @@ func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error
 		if n == 0 {
 			return requireUpload(ctx, tx, u.ID)
 		}
+		if err := d.tell(tx, u, v); err != nil {
+			return err
+		}
 		return d.cause(ctx, tx, u, v)
 	})
 	if err != nil {
 		return fmt.Errorf("journal: end: %w", err)
+	}
+	if d.events != nil {
+		d.told.send()
 	}
 	return nil
 }

@@ -1,0 +1,89 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what operators see of the sinks. The backlog is asked for when somebody looks, so that every process of a
+// cluster tells the same.
+type metrics struct {
+	delivered, failures *prometheus.CounterVec
+	registerer          prometheus.Registerer
+	registered          []prometheus.Collector
+}
+
+func newMetrics(cfg Config) (*metrics, error) {
+	m := &metrics{
+		registerer: cfg.Registerer,
+		delivered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "transferd_events_delivered_total", Help: "Events that a sink has taken.",
+		}, []string{"sink"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "transferd_events_failures_total", Help: "Tries to deliver events that failed.",
+		}, []string{"sink"}),
+	}
+	b := &backlogs{
+		outbox: cfg.Outbox, now: cfg.Now,
+		events: prometheus.NewDesc("transferd_events_backlog", "Events that a sink has not had.", []string{"sink"}, nil),
+		age: prometheus.NewDesc("transferd_events_oldest_seconds", "Age of the oldest event that a sink has not had, 0 if it has had all.",
+			[]string{"sink"}, nil),
+	}
+	for _, t := range cfg.Targets {
+		b.sinks = append(b.sinks, t.Name)
+		m.delivered.WithLabelValues(t.Name)
+		m.failures.WithLabelValues(t.Name)
+	}
+	if m.registerer == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.delivered, m.failures, b} {
+		if err := m.registerer.Register(c); err != nil {
+			m.close()
+			return nil, err
+		}
+		m.registered = append(m.registered, c)
+	}
+	return m, nil
+}
+
+func (m *metrics) close() {
+	for _, c := range m.registered {
+		m.registerer.Unregister(c)
+	}
+}
+
+// backlogs asks the outbox.
+type backlogs struct {
+	outbox      Outbox
+	sinks       []string
+	now         func() time.Time
+	events, age *prometheus.Desc
+}
+
+// Describe is part of prometheus.Collector.
+func (b *backlogs) Describe(c chan<- *prometheus.Desc) { c <- b.events; c <- b.age }
+
+// Collect is part of prometheus.Collector.
+func (b *backlogs) Collect(c chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	all, err := b.outbox.Backlogs(ctx, b.sinks)
+	if err != nil {
+		err = errors.Join(errors.New("the outbox cannot be asked"), err)
+		c <- prometheus.NewInvalidMetric(b.events, err)
+		c <- prometheus.NewInvalidMetric(b.age, err)
+		return
+	}
+	for _, s := range all {
+		age := 0.0
+		if !s.Oldest.IsZero() {
+			age = max(0, b.now().Sub(s.Oldest).Seconds())
+		}
+		c <- prometheus.MustNewConstMetric(b.events, prometheus.GaugeValue, float64(s.Events), s.Sink)
+		c <- prometheus.MustNewConstMetric(b.age, prometheus.GaugeValue, age, s.Sink)
+	}
+}
