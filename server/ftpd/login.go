@@ -198,6 +198,7 @@ func (c *connection) start(grant identity.Grant) error {
 		UserName:  grant.UserName,
 
 		Role: grant.Role, Policy: grant.Policy, PosixProfile: grant.PosixProfile,
+		SourceIP: c.sourceIP, Now: c.Now,
 	}, c.Stores)
 	if err != nil {
 		return err

@@ -37,7 +37,8 @@ func TestIdentity(t *testing.T) {
 	t.Parallel()
 	role := "arn:aws:iam::000000000000:role/r"
 	for domain, home := range map[string]vfs.Home{
-		"S3":  {Domain: "S3", Directory: "/bucket/home", UserName: "anna", Role: role, Policy: `{"Statement":[]}`},
+		"S3": {Domain: "S3", Directory: "/bucket/home", UserName: "anna", Role: role,
+			Policy: `{"Statement":{"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::${transfer:HomeBucket}/*"}}`},
 		"EFS": {Domain: "EFS", Directory: "/bucket/home", UserName: "anna", Role: role, PosixProfile: &server.PosixProfile{Uid: 7, Gid: 8, SecondaryGids: []int64{9}}},
 	} {
 		t.Run(domain, func(t *testing.T) {
@@ -61,7 +62,8 @@ func TestIdentity(t *testing.T) {
 				t.Fatalf("asked %d times for an identity", len(stores.acted))
 			}
 			id := stores.acted[0]
-			want := storage.Identity{Role: role, Session: "anna." + s.ID() + "@s-1", Policy: `{"Statement":[]}`}
+			want := storage.Identity{Role: role, Session: "anna." + s.ID() + "@s-1",
+				Policy: `{"Statement":{"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::bucket/*"}}`}
 			if domain == "EFS" {
 				want = storage.Identity{Posix: &storage.Posix{UID: 7, GID: 8, Groups: []uint32{9}}}
 			}

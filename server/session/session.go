@@ -189,6 +189,8 @@ func (s *Session) keep(f *File, opt CreateOptions) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case errors.Is(err, fs.ErrPermission) && opt.Ambiguous && !opt.Append:
+		return nil // the user may not know what stands: scp must do without, and whoever changes a file cannot
 	case err != nil:
 		return err
 	case info.IsDir():

@@ -187,7 +187,7 @@ func (s *Session) renamed(p string, was storage.Object) storage.Object {
 	defer cancel()
 	var now storage.Object
 	err := persist(ctx, func() error {
-		info, err := s.fs.Stat(ctx, p)
+		info, err := s.fs.Inspect(ctx, p)
 		if err == nil {
 			now = objectOf(info)
 		}

@@ -120,6 +120,7 @@ func (c *connection) start(ctx context.Context) (*session.Session, error) {
 		UserName:  grant.UserName,
 
 		Role: grant.Role, Policy: grant.Policy, PosixProfile: grant.PosixProfile,
+		SourceIP: c.sourceIP, Now: c.Now,
 	}, c.Stores)
 	if err != nil {
 		return nil, err

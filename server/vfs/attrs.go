@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/transferd/transferd/server/vfs/policy"
 	"github.com/transferd/transferd/storage"
 )
 
@@ -21,7 +22,10 @@ func (f *FS) SetAttrs(ctx context.Context, p string, a storage.Attrs) error {
 	if !ok {
 		return at.fail("setattrs", errors.ErrUnsupported)
 	}
-	return at.fail("setattrs", attrer.SetAttrs(ctx, at.name, a))
+	if err := f.allow("setattrs", at, policy.Change); err != nil {
+		return err
+	}
+	return at.fail("setattrs", f.conceal(at, attrer.SetAttrs(ctx, at.name, a)))
 }
 
 // HasAttrs says whether the store of a path can change what a file is beside its bytes.

@@ -17,7 +17,7 @@ import (
 // A role that the stores know nothing about is the daemon's own. A file system has no such default: without a
 // PosixProfile, or with stores that cannot take one on, the files would be touched as the daemon, which is root.
 func (f *FS) As(ctx context.Context, session string) (*FS, error) {
-	id, err := f.home.identity(session)
+	id, err := f.actor(session)
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +40,19 @@ func (f *FS) As(ctx context.Context, session string) (*FS, error) {
 // Identity is on whose behalf the stores are touched; zero if it is the daemon itself.
 func (f *FS) Identity() storage.Identity { return f.identity }
 
-// identity is the home's user to its domain's stores.
-func (h Home) identity(session string) (storage.Identity, error) {
+// actor is the home's user to its domain's stores. Whoever lends a role knows nothing of Transfer's variables.
+func (f *FS) actor(session string) (storage.Identity, error) {
+	h := f.home
 	if h.Domain != domainEFS {
-		return storage.Identity{Role: h.Role, Session: session, Policy: h.Policy}, nil
+		id := storage.Identity{Role: h.Role, Session: session}
+		if f.policy == nil {
+			return id, nil
+		}
+		var err error
+		if id.Policy, err = f.policy.Document(f.subject()); err != nil {
+			return storage.Identity{}, fmt.Errorf("session policy: %w: %w", err, fs.ErrPermission)
+		}
+		return id, nil
 	}
 	if h.PosixProfile == nil {
 		return storage.Identity{}, fmt.Errorf("a user of a file system needs a PosixProfile: %w", fs.ErrPermission)

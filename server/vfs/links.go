@@ -26,7 +26,7 @@ func (f *FS) Lstat(ctx context.Context, p string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	l, ok := b.(storage.Linker)
-	if !ok {
+	if !ok || f.policy != nil {
 		return f.Stat(ctx, p)
 	}
 	info, err := l.Lstat(ctx, at.name)
@@ -102,7 +102,7 @@ func (f *FS) linker(ctx context.Context, op, p string) (place, storage.Linker, e
 		return place{}, nil, err
 	}
 	l, ok := b.(storage.Linker)
-	if !ok || f.home.Type == typeLogical {
+	if !ok || f.home.Type == typeLogical || f.policy != nil { // no action of S3 is about links
 		return place{}, nil, at.fail(op, errors.ErrUnsupported)
 	}
 	return at, l, nil

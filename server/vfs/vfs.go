@@ -1,9 +1,9 @@
 // Package vfs turns what a client calls a path into a backend and a name: home directories and logical mappings.
 //
 // With a PATH home the client sees /bucket/key and lands in its home directory; with a LOGICAL home it sees the entries
-// of its mappings and the synthetic directories above them, nothing else (transfer-api 3.2). For now a PATH user reaches
-// the home bucket alone and everything else does not exist; roles and session policies widen that later, here and
-// nowhere else.
+// of its mappings and the synthetic directories above them, nothing else (transfer-api 3.2). A PATH user reaches the home
+// bucket alone and everything else does not exist. On S3 a session policy then says what of that the user may do, and
+// what the user may learn of (policy.go).
 //
 // It knows nothing of protocols, sessions, workflows or databases. No path leaves what the user was granted.
 package vfs
@@ -15,9 +15,11 @@ import (
 	"iter"
 	"path"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/vfs/policy"
 	"github.com/transferd/transferd/storage"
 )
 
@@ -46,6 +48,10 @@ type Home struct {
 	Role         string
 	Policy       string
 	PosixProfile *server.PosixProfile
+
+	// What conditions of the policy may ask for.
+	SourceIP string
+	Now      func() time.Time // default time.Now
 }
 
 // FS is what one user sees. It may be used from many goroutines.
@@ -56,6 +62,7 @@ type FS struct {
 	stores   storage.Stores
 	home     Home
 	identity storage.Identity
+	policy   *policy.Policy // nil allows everything
 }
 
 // New makes the view of home. The error wraps fs.ErrInvalid and is about the grant, not about any store: a home in a
@@ -68,7 +75,9 @@ func New(home Home, stores storage.Stores) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FS{domain: home.Domain, landing: landing, grants: g, stores: stores, home: home}, nil
+	f := &FS{domain: home.Domain, landing: landing, grants: g, stores: stores, home: home}
+	f.policy, err = home.policy()
+	return f, err
 }
 
 // Landing is the directory that relative paths start from.
@@ -100,8 +109,11 @@ func (f *FS) Open(ctx context.Context, p string) (storage.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := f.allow("open", at, policy.Get); err != nil {
+		return nil, err
+	}
 	r, err := b.Open(ctx, at.name)
-	return r, at.fail("open", err)
+	return r, at.fail("open", f.conceal(at, err))
 }
 
 // Create begins an upload. A store that cannot change files says so to one that would: errors.ErrUnsupported.
@@ -110,17 +122,27 @@ func (f *FS) Create(ctx context.Context, p string, opt storage.CreateOptions) (s
 	if err != nil {
 		return nil, err
 	}
+	need := policy.Put
+	if opt.Modify {
+		need = policy.Change
+	}
+	if err := f.allow("create", at, need); err != nil {
+		return nil, err
+	}
 	if _, can := b.(storage.Modifier); opt.Modify && !can {
 		return nil, at.fail("modify", errors.ErrUnsupported)
 	}
 	u, err := b.Create(ctx, at.name, opt)
-	return u, at.fail("create", err)
+	return u, at.fail("create", f.conceal(at, err))
 }
 
 // CanModify says whether the store of a path can change a file that stands, and if so whether anywhere in it or only
 // from a place that is not beyond its end on.
 func (f *FS) CanModify(ctx context.Context, p string) (can, anywhere bool, err error) {
-	_, b, err := f.file(ctx, "modify", p)
+	at, b, err := f.file(ctx, "modify", p)
+	if err == nil {
+		err = f.allow("modify", at, policy.Put)
+	}
 	if err != nil {
 		return false, false, err
 	}
@@ -147,7 +169,10 @@ func (f *FS) Mkdir(ctx context.Context, p string) error {
 	if at.name == "" {
 		return at.fail("mkdir", fs.ErrExist)
 	}
-	return at.fail("mkdir", b.Mkdir(ctx, at.name))
+	if err := f.allow("mkdir", at, policy.Mkdir); err != nil {
+		return err
+	}
+	return at.fail("mkdir", f.conceal(at, b.Mkdir(ctx, at.name)))
 }
 
 // Rename moves a file inside one store; errors.ErrUnsupported across stores, fs.ErrExist if something stands there.
@@ -173,7 +198,10 @@ func (f *FS) move(ctx context.Context, oldPath, newPath string,
 	if err != nil {
 		return err
 	}
-	return from.fail("rename", how(b)(ctx, from.name, to.name))
+	if err := f.allowRename(ctx, b, from, to); err != nil {
+		return err
+	}
+	return from.fail("rename", f.conceal(from, f.conceal(to, how(b)(ctx, from.name, to.name))))
 }
 
 // Remove deletes a file.
@@ -192,6 +220,13 @@ func (f *FS) remove(ctx context.Context, op, p string, dir bool) error {
 	if err != nil {
 		return err
 	}
+	need := policy.Delete
+	if dir {
+		need = policy.Rmdir
+	}
+	if err := f.allow(op, at, need); err != nil {
+		return err
+	}
 	look := b.Stat
 	if l, ok := b.(storage.Linker); ok {
 		look = l.Lstat // a link is removed and not what it leads to
@@ -199,17 +234,28 @@ func (f *FS) remove(ctx context.Context, op, p string, dir bool) error {
 	info, err := look(ctx, at.name)
 	switch {
 	case err != nil:
-		return at.fail(op, err)
 	case info.IsDir() && !dir:
-		return at.fail(op, storage.ErrIsDirectory)
+		err = storage.ErrIsDirectory
 	case !info.IsDir() && dir:
-		return at.fail(op, errNotDirectory)
+		err = errNotDirectory
+	default:
+		err = b.Remove(ctx, at.name)
 	}
-	return at.fail(op, b.Remove(ctx, at.name))
+	return at.fail(op, f.conceal(at, err))
 }
 
 // Stat describes a file or directory. The name in it is the client's, not the store's.
 func (f *FS) Stat(ctx context.Context, p string) (fs.FileInfo, error) {
+	return f.stat(ctx, p, f.policy != nil)
+}
+
+// Inspect is Stat for whoever acts for the user and must know what stands at a path whether the user may know or not.
+// What it says is not for the client.
+func (f *FS) Inspect(ctx context.Context, p string) (fs.FileInfo, error) {
+	return f.stat(ctx, p, false)
+}
+
+func (f *FS) stat(ctx context.Context, p string, limited bool) (fs.FileInfo, error) {
 	at, err := f.resolve("stat", p)
 	if err != nil {
 		return nil, err
@@ -221,6 +267,13 @@ func (f *FS) Stat(ctx context.Context, p string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	if limited {
+		return f.statLimited(ctx, b, at)
+	}
+	return f.statStore(ctx, b, at)
+}
+
+func (f *FS) statStore(ctx context.Context, b storage.Backend, at place) (fs.FileInfo, error) {
 	info, err := b.Stat(ctx, at.name)
 	if errors.Is(err, fs.ErrNotExist) && f.granted(ctx, b, at) {
 		return dirInfo(path.Base(at.client)), nil
@@ -235,6 +288,9 @@ func (f *FS) Stat(ctx context.Context, p string) (fs.FileInfo, error) {
 func (f *FS) ReadDir(ctx context.Context, p string) iter.Seq2[fs.FileInfo, error] {
 	return func(yield func(fs.FileInfo, error) bool) {
 		at, err := f.resolve("readdir", p)
+		if err == nil && at.kind != synthetic {
+			err = f.allow("readdir", at, policy.List)
+		}
 		if err != nil {
 			yield(nil, err)
 			return
@@ -242,7 +298,7 @@ func (f *FS) ReadDir(ctx context.Context, p string) iter.Seq2[fs.FileInfo, error
 		// What is mapped below this directory hides what the store has there under the same name: the longest entry wins.
 		for _, child := range f.grants.children(at.client) {
 			info, err := f.child(ctx, path.Join(at.client, child))
-			if errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) || f.policy != nil && errors.Is(err, fs.ErrPermission) {
 				continue
 			}
 			if !yield(info, err) || err != nil {
@@ -276,7 +332,7 @@ func (f *FS) readStore(ctx context.Context, at place, yield func(fs.FileInfo, er
 			return
 		}
 		if err != nil {
-			yield(nil, at.fail("readdir", err))
+			yield(nil, at.fail("readdir", f.conceal(at, err)))
 			return
 		}
 		if f.grants.hides(at.client, info.Name()) || f.home.Type == typeLogical && info.Mode()&fs.ModeSymlink != 0 {
@@ -293,14 +349,16 @@ func (f *FS) readStore(ctx context.Context, at place, yield func(fs.FileInfo, er
 // DirectoryListingOptimization ENABLED (transfer-api 6.6); an EFS has real directories and makes no such promise. In a
 // store that does not exist, nothing exists.
 func (f *FS) granted(ctx context.Context, b storage.Backend, at place) bool {
-	if f.domain != domainS3 || at.name == "" {
-		return false
-	}
-	if at.kind != mappedDir && at.client != f.landing && len(f.grants.children(at.client)) == 0 {
+	if f.domain != domainS3 || at.name == "" || !f.named(at) {
 		return false
 	}
 	_, err := b.Stat(ctx, "")
 	return err == nil
+}
+
+// named says whether the grant itself has this directory, so that its existence is no news.
+func (f *FS) named(at place) bool {
+	return at.kind == mappedDir || at.client == f.landing || len(f.grants.children(at.client)) > 0
 }
 
 // file resolves a path that must be able to hold a file.

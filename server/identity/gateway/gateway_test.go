@@ -160,7 +160,6 @@ func TestAnswers(t *testing.T) {
 	}{
 		{"no such user", 200, `{}`, true, ""},
 		{"blank role", 200, `{"Role":""}`, true, ""},
-		{"policy", 200, `{"Role":"x","Policy":"{}"}`, true, "session policy"},
 		{"keys", 200, `{"Role":"x","PublicKeys":["a b"]}`, true, "PublicKeys"},
 		{"forbidden", 403, grant, false, "status 200"},
 		{"created", 201, grant, false, "status 200"},

@@ -31,10 +31,6 @@ func New(users Users) *Provider { return &Provider{users: users} }
 // a type of this name.
 var decoy = []server.SshPublicKey{{SshPublicKeyBody: "none " + base64.StdEncoding.EncodeToString(make([]byte, 51))}}
 
-// sessionPolicy is why a user with a session policy stays outside: the policy takes rights away, so whoever is let in
-// without it may do more than was meant.
-const sessionPolicy = "the user has a session policy (Policy), which is not evaluated yet; remove it to let the user in"
-
 // Authenticate grants a user what the catalogue says if the key is one of the user's. Service-managed users have public
 // keys and SFTP alone (transfer-api 3.1), so every other attempt is denied without a look at who it is.
 func (p *Provider) Authenticate(ctx context.Context, a identity.Attempt) (identity.Grant, error) {
@@ -52,15 +48,13 @@ func (p *Provider) Authenticate(ctx context.Context, a identity.Attempt) (identi
 	if !holds(u.SshPublicKeys, a.PublicKey) || unknown != nil {
 		return identity.Grant{}, identity.ErrDenied
 	}
-	if u.Policy != "" {
-		return identity.Grant{}, &identity.DeniedError{Reason: sessionPolicy}
-	}
 	return identity.Grant{
 		UserName:              u.UserName,
 		Role:                  u.Role,
 		HomeDirectory:         u.HomeDirectory,
 		HomeDirectoryType:     u.HomeDirectoryType,
 		HomeDirectoryMappings: u.HomeDirectoryMappings,
+		Policy:                u.Policy,
 		PosixProfile:          u.PosixProfile,
 	}, nil
 }

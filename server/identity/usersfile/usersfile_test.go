@@ -116,11 +116,12 @@ users:
     public_keys: [`+line+`]
   - name: limited
     password_hash: `+cheap("pw")+`
-    policy: '{}'
+    policy: '{"Statement":[]}'
   - name: void
     password_hash: `+cheap("")+`
 `)
 	anna := identity.Grant{UserName: "anna", Role: roleARN, HomeDirectory: "/bucket/anna"}
+	limited := identity.Grant{UserName: "limited", Role: roleARN, Policy: `{"Statement":[]}`}
 	bert := identity.Grant{UserName: "bert", Role: roleARN + "/bert", HomeDirectoryType: "LOGICAL",
 		HomeDirectoryMappings: []server.HomeDirectoryMapEntry{{Entry: "/", Target: "/bucket/${transfer:UserName}", Type: "DIRECTORY"}},
 		PosixProfile:          &server.PosixProfile{Uid: 1000, SecondaryGids: []int64{7, 8}}}
@@ -139,7 +140,7 @@ users:
 		{"wrong key", identity.Attempt{UserName: "anna", PublicKey: []byte("no")}, nil},
 		{"no keys", identity.Attempt{UserName: "bert", PublicKey: wire}, nil},
 		{"keys alone", identity.Attempt{UserName: "keys", Password: "pw"}, nil},
-		{"session policy", identity.Attempt{UserName: "limited", Password: "pw"}, nil},
+		{"session policy", identity.Attempt{UserName: "limited", Password: "pw"}, &limited},
 		{"unknown user", identity.Attempt{UserName: "nobody", Password: "pw"}, nil},
 		{"unknown user with a key", identity.Attempt{UserName: "nobody", PublicKey: wire}, nil},
 	} {

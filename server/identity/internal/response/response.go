@@ -27,11 +27,8 @@ const (
 	maxGids = 16
 )
 
-// Texts for the operator's log. Whoever gets them knew the password or the key, or the provider is wrong.
-const (
-	policyReason = "the identity provider returned a session policy (Policy), which is not evaluated yet"
-	keysReason   = "the identity provider returned PublicKeys on a password attempt: it may not have seen the password"
-)
+// keysReason is for the operator's log.
+const keysReason = "the identity provider returned PublicKeys on a password attempt: it may not have seen the password"
 
 // Response is an answer. Who may be let in is Grant's to say.
 type Response struct {
@@ -85,13 +82,10 @@ func (r Response) Grant(a identity.Attempt) (identity.Grant, error) {
 		return identity.Grant{}, identity.ErrDenied
 	case len(a.PublicKey) == 0 && len(r.PublicKeys) > 0:
 		return identity.Grant{}, &identity.DeniedError{Reason: keysReason}
-	case strings.TrimSpace(r.Policy) != "":
-		// A policy takes rights away: whoever is let in without it may do more than was meant.
-		return identity.Grant{}, &identity.DeniedError{Reason: policyReason}
 	}
 	return identity.Grant{
 		UserName: a.UserName, Role: strings.TrimSpace(r.Role), HomeDirectory: r.HomeDirectory, HomeDirectoryType: r.HomeDirectoryType,
-		HomeDirectoryMappings: r.HomeDirectoryMappings, PosixProfile: r.PosixProfile,
+		HomeDirectoryMappings: r.HomeDirectoryMappings, Policy: strings.TrimSpace(r.Policy), PosixProfile: r.PosixProfile,
 	}, nil
 }
 

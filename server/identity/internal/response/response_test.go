@@ -97,7 +97,7 @@ func TestGrant(t *testing.T) {
 	full := response.Response{Role: " arn:role ", HomeDirectory: "/b", HomeDirectoryType: "LOGICAL", PosixProfile: &server.PosixProfile{Uid: 3},
 		HomeDirectoryMappings: []server.HomeDirectoryMapEntry{{Entry: "/", Target: "/b"}}}
 	withKeys, withPolicy := full, full
-	withKeys.PublicKeys, withPolicy.Policy = keys, "{}"
+	withKeys.PublicKeys, withPolicy.Policy = keys, " {} "
 	password, key := identity.Attempt{UserName: "anna", Password: "pw"}, identity.Attempt{UserName: "anna", PublicKey: []byte("second")}
 	for _, c := range []struct {
 		name     string
@@ -114,14 +114,14 @@ func TestGrant(t *testing.T) {
 		{"no keys", full, key, false, ""},
 		{"nothing proven", full, identity.Attempt{UserName: "anna"}, false, ""},
 		{"keys on a password", withKeys, password, false, "PublicKeys"},
-		{"policy", withPolicy, password, false, "session policy"},
+		{"policy", withPolicy, password, true, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			g, err := c.response.Grant(c.attempt)
 			if c.granted {
 				want := identity.Grant{UserName: "anna", Role: "arn:role", HomeDirectory: "/b", HomeDirectoryType: "LOGICAL",
-					HomeDirectoryMappings: full.HomeDirectoryMappings, PosixProfile: full.PosixProfile}
+					HomeDirectoryMappings: full.HomeDirectoryMappings, PosixProfile: full.PosixProfile, Policy: strings.TrimSpace(c.response.Policy)}
 				if err != nil || !reflect.DeepEqual(g, want) {
 					t.Errorf("got %+v, %v", g, err)
 				}
@@ -164,7 +164,7 @@ func FuzzParse(f *testing.F) {
 			t.Error("let in with a key that is not there")
 		}
 		g, err := r.Grant(identity.Attempt{UserName: "anna", Password: "pw"})
-		if err == nil && (strings.TrimSpace(g.Role) == "" || len(r.PublicKeys) > 0 || strings.TrimSpace(r.Policy) != "") {
+		if err == nil && (strings.TrimSpace(g.Role) == "" || len(r.PublicKeys) > 0 || strings.TrimSpace(r.Policy) != g.Policy) {
 			t.Errorf("let in: %+v of %+v", g, r)
 		}
 	})
