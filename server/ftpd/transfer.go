@@ -301,10 +301,13 @@ type download struct {
 	c    *connection
 	file *session.Download
 	off  int64
+	// broken says that the transfer failed.
+	broken bool
 }
 
 // WriteTo sends all of a download. The library's copy loop calls it with the data connection.
 func (o *download) WriteTo(w io.Writer) (n int64, err error) {
+	defer func() { o.broken = err != nil }()
 	defer o.c.guard("READ", &err)
 	d, ok := w.(*data)
 	if !ok {
@@ -338,6 +341,10 @@ func (o *download) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsuppo
 // Close ends a download.
 func (o *download) Close() error {
 	defer o.c.closed()
+	if o.broken {
+		o.file.Abandon(session.Reset)
+		return nil
+	}
 	if err := o.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 		o.c.Log.LogAttrs(o.c.ctx, slog.LevelWarn, "close download", slog.String("error", err.Error()))
 	}

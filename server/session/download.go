@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/transferd/transferd/storage"
 )
@@ -15,6 +16,7 @@ type Download struct {
 	s           *Session
 	path        string // as the client sees it, absolute
 	backendPath string
+	began       time.Time
 	sent        atomic.Int64
 
 	mu     sync.RWMutex // held shared by ReadAt, so that the reader is not closed under it; guards what follows
@@ -50,10 +52,18 @@ func (d *Download) Close() error {
 		return fs.ErrClosed
 	}
 	d.s.event("CLOSE", slog.String("path", d.backendPath), d.bytesOut())
+	d.s.record(d.deed(), err)
 	return err
 }
 
-// cut ends the download because the session ended.
+func (d *Download) deed() Deed {
+	return Deed{Kind: Downloaded, Path: d.backendPath, Bytes: d.sent.Load(), Began: d.began}
+}
+
+// Abandon is Close for a transfer that went wrong: the client has not got what it wanted.
+func (d *Download) Abandon(evidence Evidence) { d.cut(evidence) }
+
+// cut ends the download because the session or the transfer ended.
 func (d *Download) cut(evidence Evidence) {
 	closed, err := d.close()
 	if closed {
@@ -64,6 +74,9 @@ func (d *Download) cut(evidence Evidence) {
 	}
 	d.s.event("PARTIAL_CLOSE", slog.String("path", d.backendPath), d.bytesOut(),
 		slog.String("evidence", string(evidence)))
+	deed := d.deed()
+	deed.Cut = true
+	d.s.record(deed, nil)
 }
 
 func (d *Download) close() (before bool, err error) {

@@ -33,6 +33,8 @@ type Config struct {
 	CommitTimeout time.Duration
 	// JournalTimeout bounds each entry into the journal, with its retries. Default 15 seconds.
 	JournalTimeout time.Duration
+	// Recorder is told of downloads, deletions, renames and directories; nil: nobody is.
+	Recorder Recorder
 	// Unsettled says whether an upload to this place awaits recovery: until it has its verdict no other may begin there,
 	// because recovery would put the old bytes over the new. Usually Recovery.Unsettled; default: never.
 	Unsettled func(storage.Location) bool

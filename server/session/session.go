@@ -232,7 +232,7 @@ func metadata(u Upload) map[string]string {
 func (s *Session) Open(p string) (*Download, error) {
 	r, err := s.fs.Open(s.ctx, p)
 	if err == nil {
-		d := &Download{s: s, path: s.fs.RealPath(p), backendPath: s.BackendPath(p), r: r}
+		d := &Download{s: s, path: s.fs.RealPath(p), backendPath: s.BackendPath(p), began: s.m.cfg.Now(), r: r}
 		if s.holdDownload(d) {
 			s.event("OPEN", slog.String("mode", "READ"), slog.String("path", d.backendPath))
 			return d, nil
@@ -266,11 +266,14 @@ func (s *Session) Remove(p string) error { return s.change("DELETE", p, s.fs.Rem
 func (s *Session) Rmdir(p string) error { return s.change("RMDIR", p, s.fs.Rmdir) }
 
 func (s *Session) change(event, p string, do func(context.Context, string) error) error {
-	if err := do(s.ctx, p); err != nil {
+	deed := Deed{Kind: DeedKind(event), Path: s.BackendPath(p), Began: s.m.cfg.Now()}
+	err := do(s.ctx, p)
+	s.record(deed, err)
+	if err != nil {
 		s.failed(event, p, err)
 		return err
 	}
-	s.event(event, slog.String("path", s.BackendPath(p)))
+	s.event(event, slog.String("path", deed.Path))
 	return nil
 }
 
@@ -296,11 +299,13 @@ func (s *Session) rename(oldPath, newPath string, how func(ctx context.Context, 
 		t = s.m.temps.find(from)
 	}
 	path := s.BackendPath(oldPath)
+	deed := Deed{Kind: Renamed, Path: path, NewPath: s.BackendPath(newPath), Began: s.m.cfg.Now()}
 	if t != nil {
 		err = s.renameTemp(t, to, newPath, do)
 	} else {
 		err = do()
 	}
+	s.record(deed, err)
 	if err != nil {
 		s.failed("RENAME", oldPath, err)
 		return err
