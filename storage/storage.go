@@ -75,6 +75,9 @@ type CreateOptions struct {
 	Modify bool
 	// Exclusive refuses to replace a file: Create or Commit answers fs.ErrExist if one stands.
 	Exclusive bool
+	// Whole keeps the file out of sight until Commit in a file system too: what stands at the name is replaced then, and
+	// stays as it is after Abort. ID must not be empty; what an upload of the same ID has left, whose process died, goes.
+	Whole bool
 	// Note, if set, is called at most once, before the first byte goes to the far side in a form that must be ended
 	// there (S3: after CreateMultipartUpload, before the first part). token is what Resume needs to find it again. Note
 	// returns when that is durable; its error fails the upload.

@@ -170,12 +170,14 @@ func TestInput(t *testing.T) {
 		return nil
 	})))
 	x := execution("e", workflow.Plan{Steps: named("a")})
+	x.ExecutionRole, x.Posix = "arn:aws:iam::123456789012:role/r", &storage.Posix{UID: 1, GID: 2}
 	l.enqueue(x)
 	x = l.finish(e, "e")
 	want := workflow.Input{
 		Spec: named("a")[0], Source: x.InitialFileLocation, Original: x.InitialFileLocation, Previous: x.InitialFileLocation,
 		Workflow: x.WorkflowId, Execution: "e", Trigger: workflow.OnUpload, User: x.ServiceMetadata.UserDetails,
 		UploadDate: time.Date(2026, 11, 23, 0, 30, 0, 0, time.UTC), Attempt: 1,
+		Identity: storage.Identity{Role: x.ExecutionRole, Session: "e", Posix: x.Posix},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("input\n%+v, want\n%+v", got, want)

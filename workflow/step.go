@@ -3,6 +3,8 @@ package workflow
 import (
 	"context"
 	"time"
+
+	"github.com/transferd/transferd/storage"
 )
 
 // Step is what one type of step does. It may run twice for one and the same Input but for a higher Attempt: a process
@@ -31,13 +33,15 @@ type Input struct {
 	User       UserDetails
 	UploadDate time.Time // UTC
 	Attempt    int       // 1 for the first try
+	// Identity is on whose behalf the step touches files.
+	Identity storage.Identity
 
 	// Await makes the execution wait for a callback, for so long from the first attempt on; it is durable once it
 	// returns. Only then may the function be called, for it may answer at any moment. A step that called Await and then
 	// ends well has not succeeded: the callback or the timeout ends it.
 	Await func(ctx context.Context, timeout time.Duration) (Wait, error)
 
-	// Output is set by a step that makes a file (COPY): the file becomes ${previous.file}. Zero means that Source does
+	// Output is set by a step that makes a file (COPY, DECRYPT): the file becomes ${previous.file}. Zero means that Source does
 	// (AWS: after a step without a file of its own, the location that the step used as input).
 	Output FileLocation
 	// Outputs is set by a step that has something to tell in its result (TAG): a JSON object.
@@ -97,6 +101,9 @@ func input(x Execution, job Job, spec StepSpec) (*Input, error) {
 		Spec: spec, Original: x.InitialFileLocation, Previous: previous(x),
 		Workflow: x.WorkflowId, Execution: x.ExecutionId, Trigger: x.Trigger, User: x.ServiceMetadata.UserDetails,
 		UploadDate: x.Began.UTC(), Attempt: job.Attempt,
+		// AWS: the execution's role, and on a file system the uploader's POSIX identity, which "controls your users' access"
+		// (https://docs.aws.amazon.com/transfer/latest/APIReference/API_DescribedExecution.html).
+		Identity: storage.Identity{Role: x.ExecutionRole, Session: string(x.ExecutionId), Posix: x.Posix},
 	}
 	if !x.Uploaded.IsZero() {
 		in.UploadDate = x.Uploaded.UTC()

@@ -5,7 +5,11 @@
 // them goes out through one function that commits a step's result and the next job together. storage is all it touches.
 package workflow
 
-import "time"
+import (
+	"time"
+
+	"github.com/transferd/transferd/storage"
+)
 
 // ID is a workflow's id, w-([a-z0-9]{17}).
 type ID string
@@ -139,8 +143,10 @@ type Execution struct {
 	InitialFileLocation FileLocation
 	ServiceMetadata     ServiceMetadata
 	ExecutionRole       string `json:",omitempty"`
-	Status              Status
-	Results             Results
+	// Posix is the uploader on a file system, which DescribeExecution shows as PosixProfile; nil on S3.
+	Posix   *storage.Posix `json:",omitempty"`
+	Status  Status
+	Results Results
 
 	// Beyond the API's members.
 	WorkflowId ID

@@ -13,6 +13,7 @@ import (
 	"github.com/transferd/transferd/server/ftpd"
 	"github.com/transferd/transferd/server/identity/gateway"
 	"github.com/transferd/transferd/storage/efs"
+	"github.com/transferd/transferd/workflow/steps"
 )
 
 // Config is everything that can be set about a daemon. `transferd dev` fills it from its flags, `transferd serve` from
@@ -56,6 +57,8 @@ type Config struct {
 	Drain time.Duration
 	// Functions are what CUSTOM steps call, by the ARN that is their Target.
 	Functions map[string]functionFile
+	// Secrets are the keys of DECRYPT steps.
+	Secrets steps.Secrets
 	// Retention is how long ended uploads and executions stay readable; 0 is for ever.
 	Retention time.Duration
 	// Throttle bounds how many executions of a workflow begin.

@@ -62,6 +62,10 @@ type configFile struct {
 	// ARN: {url: URL, secret: SECRET}, ARN: {lambda: {endpoint: URL, access_key: ID, secret_key: SECRET}} or
 	// ARN: {command: [PROGRAM, ARGUMENT]}. All their keys stand in docs/workflows.md.
 	Functions map[string]functionFile `yaml:"functions"`
+	// The keys of DECRYPT steps: for each secret, by its name in AWS Secrets Manager, the file with AWS's JSON, as
+	// aws/transfer/SERVER-ID/USERNAME: FILE, or with @pgp-default for all users without one. Read each time. See
+	// docs/workflows.md.
+	Secrets map[string]string `yaml:"secrets"`
 	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
 	Buffers byteCount `yaml:"buffers"`
 	// When an upload is whole.
@@ -376,7 +380,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at), f.judgeSecrets(at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -429,7 +433,7 @@ func (f *configFile) config() Config {
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
 			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions, Proxies: networks(f.SFTP.ProxyProtocol),
 		},
-		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions,
+		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions, Secrets: secretFiles(f.Secrets),
 		Throttle:     db.Throttle{PerSecond: f.Throttle.ExecutionsPerSecond, Burst: f.Throttle.ExecutionsBurst},
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		FileSystems: f.fileSystems(),

@@ -166,6 +166,9 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "functions: {\"arn:aws:lambda:f\": {command: [/nowhere/sh]}}\n", nil, "/nowhere/sh is no program"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {lambda: {endpoint: x}}}\n", nil, "lambda needs an access_key"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\", secret: s, env: {A: b}}}\n", nil, "are for commands"},
+		{valid + "secrets: {aws/transfer/s-0/mary: /nowhere}\n", nil, "line 3: secrets.aws/transfer/s-0/mary: must be aws/transfer/SERVER-ID/USERNAME"},
+		{valid + "secrets: {aws/transfer/s-01234567890abcdef/mary: /nowhere}\n", nil, "line 3: secrets.aws/transfer/s-01234567890abcdef/mary: open /nowhere"},
+		{valid + "secrets: {aws/transfer/s-01234567890abcdef/@pgp-default: /dev/null}\n", nil, "it is no JSON object"},
 		{valid + "roles: {\"arn:r\": {access_key: a}}\n", map[string]string{envRoleKeys: "a:b"}, ""},
 		{valid + "database: db.example.com\n", nil, "line 3: database: must be a URL such as postgres://"},
 		{valid, map[string]string{envDatabase: "postgres://u:hush@db/x"}, ""},
@@ -328,6 +331,7 @@ functions:
   arn:aws:lambda:us-east-1:1:function:u: {url: https://f.example.com/x, secret: s, timeout: 9s}
   arn:aws:lambda:us-east-1:1:function:l: {lambda: {endpoint: http://l, region: r, access_key: k, session_token: t, function: n, respond: true}}
   arn:aws:lambda:us-east-1:1:function:c: {command: [/bin/sh, -c, x], env: {B: b, A: a}, dir: /tmp, memory: 64MiB, output: 1KiB}
+secrets: {aws/transfer/s-01234567890abcdef/mary: ` + secretFile(t) + `}
 file_systems: {fs-01234567: {directory: ` + t.TempDir() + `, durable: false, atomic_names: true}}
 roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}}
 `
@@ -350,6 +354,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"function:u:{URL:https://f.example.com/x Secret:s Lambda:{Endpoint: Region: AccessKey: SecretKey: SessionToken: Function: Respond:false} Command:[] Env:map[] Dir: Timeout:9s Memory:0 Output:0}",
 		"{Endpoint:http://l Region:r AccessKey:k SecretKey:ls SessionToken:t Function:n Respond:true}",
 		"Command:[/bin/sh -c x] Env:map[A:a B:b] Dir:/tmp Timeout:0s Memory:64MiB Output:1KiB}",
+		"Secrets:map[aws/transfer/s-01234567890abcdef/mary:/",
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",

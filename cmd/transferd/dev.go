@@ -167,6 +167,7 @@ func (f devFlags) config(state *devState, log io.Writer) Config {
 			PathStyle: true, RetryBudget: f.retry, Unsigned: true,
 		},
 		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Retention: devRetention, Log: log, Functions: f.functions,
+		Secrets: secretFolder(filepath.Join(f.data, "secrets")),
 	}
 }
 

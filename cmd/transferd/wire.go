@@ -79,6 +79,7 @@ func (d *daemon) wire(ctx context.Context) error {
 
 func (d *daemon) steps() map[string]workflow.Step {
 	all := steps.New(d.stores)
+	all[workflow.TypeDecrypt] = &steps.Decrypt{Stores: d.stores, Secrets: d.cfg.Secrets, Now: time.Now}
 	all[workflow.TypeCustom] = &steps.Custom{Targets: d.cfg.targets()}
 	if d.seams.step != nil {
 		for name, s := range all {

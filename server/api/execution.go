@@ -27,6 +27,7 @@ type describedExecution struct {
 	ServiceMetadata      workflow.ServiceMetadata
 	ExecutionRole        string                `json:",omitempty"`
 	LoggingConfiguration *loggingConfiguration `json:",omitempty"`
+	PosixProfile         *server.PosixProfile  `json:",omitempty"`
 	Status               workflow.Status
 	Results              results
 	Transferd            ours
@@ -91,6 +92,12 @@ func describe(e workflow.Execution, logging *loggingConfiguration) describedExec
 	}
 	if !e.Ended.IsZero() {
 		d.Transferd.Ended = &server.Time{Time: e.Ended}
+	}
+	if e.Posix != nil {
+		d.PosixProfile = &server.PosixProfile{Uid: int64(e.Posix.UID), Gid: int64(e.Posix.GID)}
+		for _, g := range e.Posix.Groups {
+			d.PosixProfile.SecondaryGids = append(d.PosixProfile.SecondaryGids, int64(g))
+		}
 	}
 	d.Transferd.RetryOf = e.RetryOf
 	if e.Wait != nil {

@@ -35,16 +35,11 @@ func (a *API) createWorkflow(ctx context.Context, in createWorkflowRequest) (*wo
 	if err := w.Validate(); err != nil {
 		return nil, invalid("%s", err)
 	}
-	if slices.ContainsFunc(slices.Concat(w.Steps, w.OnExceptionSteps), decrypts) {
-		return nil, invalid("Steps of type %s are not supported yet", workflow.TypeDecrypt)
-	}
 	if err := a.workflows.CreateWorkflow(ctx, w); err != nil {
 		return nil, err
 	}
 	return &workflowAnswer{w.WorkflowId}, nil
 }
-
-func decrypts(s workflow.StepSpec) bool { return s.Type == workflow.TypeDecrypt }
 
 type workflowRequest struct{ WorkflowId workflow.ID }
 

@@ -82,7 +82,6 @@ func TestWorkflowRefusals(t *testing.T) {
 		{`{"Type":"CUSTOM","CustomStepDetails":{"Target":"function"}}`, "ValidationException", "steps.1.member.customStepDetails.target"},
 		{`{"Type":"CUSTOM","CustomStepDetails":{"Target":"arn:aws:lambda:x","TimeoutSeconds":0}}`, "ValidationException", "steps.1.member.customStepDetails.timeoutSeconds"},
 		{`{"Type":"CUSTOM","CustomStepDetails":{"Target":"arn:aws:lambda:x","TimeoutSeconds":1801}}`, "ValidationException", "steps.1.member.customStepDetails.timeoutSeconds"},
-		{`{"Type":"DECRYPT","DecryptStepDetails":{"Type":"PGP",` + to + `}}`, "InvalidRequestException", "DECRYPT are not supported yet"},
 		{`{"Type":"COPY"}`, "InvalidRequestException", "details"},
 		{`{"Type":"COPY","TagStepDetails":{"Tags":[{"Key":"a","Value":"b"}]}}`, "InvalidRequestException", "details"},
 		{`{"Type":"DELETE","DeleteStepDetails":{},"CustomStepDetails":{}}`, "InvalidRequestException", "details"},

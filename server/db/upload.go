@@ -138,6 +138,7 @@ func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdi
 			UserName: u.User, ServerId: string(u.Server), SessionId: u.Session,
 		}},
 		ExecutionRole: role,
+		Posix:         u.Identity.Posix,
 		WorkflowId:    w.WorkflowId,
 		Plan:          workflow.Plan{Steps: w.Steps, OnExceptionSteps: w.OnExceptionSteps},
 		Trigger:       trigger,

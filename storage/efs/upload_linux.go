@@ -22,6 +22,7 @@ import (
 type upload struct {
 	s    *Store
 	name string
+	opt  storage.CreateOptions
 	at   entry
 	temp string // the hidden name beside the file; "" in place
 	file *os.File
@@ -35,7 +36,7 @@ type upload struct {
 // Create implements storage.Backend. In place, an empty file shows at once, as on any file system; a file that stands
 // keeps its bytes until the first write or Commit. The directory of the file must stand.
 func (s *Store) Create(ctx context.Context, name string, opt storage.CreateOptions) (storage.Upload, error) {
-	u := &upload{s: s, name: name}
+	u := &upload{s: s, name: name, opt: opt}
 	err := s.do(ctx, "create", name, func() (err error) {
 		if name == "" {
 			return storage.ErrIsDirectory
@@ -60,6 +61,12 @@ func (u *upload) open(ctx context.Context, opt storage.CreateOptions) error {
 	old, err := u.standing()
 	if err != nil {
 		return err
+	}
+	if opt.Exclusive && old != nil {
+		return errors.Join(fs.ErrExist, old.Close())
+	}
+	if opt.Whole {
+		return errors.Join(u.openBeside(ctx, opt, old), closed(old))
 	}
 	if u.s.fs.cfg.AtomicNames {
 		link, err := u.at.stat()
@@ -129,6 +136,11 @@ func (u *upload) openBeside(ctx context.Context, opt storage.CreateOptions, old 
 			return err
 		}
 		mode = st.Mode & 0o777
+	}
+	if opt.Whole {
+		if err := gone(unix.Unlinkat(u.at.dir, u.temp, 0)); err != nil {
+			return err
+		}
 	}
 	if !opt.Modify || old == nil {
 		return u.openTemp(u.temp, mode, old != nil)
@@ -232,7 +244,7 @@ func (u *upload) finish() (storage.Object, error) {
 		return storage.Object{}, err
 	}
 	if u.temp != "" {
-		err = u.s.as.do(func() error { return unix.Renameat2(u.at.dir, u.temp, u.at.dir, u.at.base, 0) })
+		err = u.s.as.do(u.show)
 	}
 	if !durable {
 		return object(&st), err
@@ -241,6 +253,14 @@ func (u *upload) finish() (storage.Object, error) {
 		err = u.syncEntry()
 	}
 	return object(&st), errors.Join(err, u.file.Close())
+}
+
+// show gives a hidden file its name.
+func (u *upload) show() error {
+	if u.opt.Exclusive {
+		return move(entry{dir: u.at.dir, base: u.temp}, u.at)
+	}
+	return unix.Renameat2(u.at.dir, u.temp, u.at.dir, u.at.base, 0)
 }
 
 // settle brings the file's bytes to where they stay, and describes it.

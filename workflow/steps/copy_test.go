@@ -51,8 +51,7 @@ func TestCopyDestinations(t *testing.T) {
 
 func TestCopyRefusals(t *testing.T) {
 	t.Parallel()
-	efsTarget := workflow.StepSpec{Type: workflow.TypeCopy, CopyStepDetails: &workflow.CopyStepDetails{
-		DestinationFileLocation: &workflow.InputFileLocation{EfsFileLocation: &workflow.EfsFileLocation{FileSystemId: "fs-01234567", Path: "/a"}}}}
+	copyNowhere := workflow.StepSpec{Type: workflow.TypeCopy, CopyStepDetails: &workflow.CopyStepDetails{}}
 	tests := []struct {
 		name string
 		spec workflow.StepSpec
@@ -62,9 +61,10 @@ func TestCopyRefusals(t *testing.T) {
 	}{
 		{"onto itself", copyTo("in-bucket", "home/a.txt"), s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "onto itself"},
 		{"into its own folder", overwriting(copyTo("in-bucket", "home/")), s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "onto itself"},
-		{"from EFS", copyTo("out-bucket", "a"), efsFile("/a"), workflow.BadRequest, "Cannot copy Efs file"},
-		{"to EFS", efsTarget, s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "no destination"},
-		{"no details", workflow.StepSpec{Type: workflow.TypeCopy}, s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "no destination"},
+		{"from EFS, where nothing is", copyTo("out-bucket", "a"), efsFile("/a"), workflow.NotFound, "/fs-01234567/a to /out-bucket/a: no such file"},
+		{"to an unknown file system", copyToEFS("fs-00000000", "/a"), s3File("in-bucket", "home/a.txt", ""), workflow.NotFound, "/fs-00000000/a"},
+		{"no details", workflow.StepSpec{Type: workflow.TypeCopy}, s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "no CopyStepDetails"},
+		{"no destination", copyNowhere, s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "no destination"},
 		{"no bucket", copyTo("", "a"), s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "no bucket"},
 		{"dots", copyTo("out-bucket", "a/../../b"), s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, ".."},
 		{"unknown variable", copyTo("out-bucket", "${transfer:Nonsense}"), s3File("in-bucket", "home/a.txt", ""), workflow.BadRequest, "${transfer:Nonsense}"},

@@ -19,7 +19,7 @@ func (s *Delete) Run(ctx context.Context, in *workflow.Input) error {
 	if err != nil {
 		return err
 	}
-	if err = f.unchanged(ctx); err == nil {
+	if _, err = f.unchanged(ctx); err == nil {
 		err = f.Backend.Remove(ctx, f.Name)
 	}
 	if in.Attempt > 1 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, errChanged)) {

@@ -1,4 +1,4 @@
-// Package steps holds what the steps of a workflow do to files: COPY, TAG and DELETE, one file each. A step finds its
+// Package steps holds what the steps of a workflow do: COPY, TAG, DELETE, DECRYPT and CUSTOM, one file each. A step finds its
 // stores by bucket or file system id and says in the API's words what went wrong.
 //
 // It knows nothing of executions beyond its input, of queues, servers, protocols or databases, nor which kind of store
@@ -9,13 +9,14 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
-// New returns the steps by their type.
+// New returns the steps that need nothing but stores by their type.
 func New(stores storage.Stores) map[string]workflow.Step {
 	return map[string]workflow.Step{
 		workflow.TypeCopy:   &Copy{Stores: stores},
@@ -29,6 +30,9 @@ const (
 	s3  = "S3"
 	efs = "EFS"
 )
+
+// overwriting is the value of OverwriteExisting that lets a step replace a file.
+const overwriting = "TRUE"
 
 // file is where a file lies, in its store, and the ETag that says which file it is ("" if the store has none).
 type file struct {
@@ -51,26 +55,79 @@ func source(ctx context.Context, stores storage.Stores, in *workflow.Input) (fil
 	if f.Name == "" {
 		return f, bad("The step has no file to work on.")
 	}
+	return f, f.find(ctx, stores, in.Identity)
+}
+
+// places finds the file that a step reads and the one that it writes.
+func places(ctx context.Context, stores storage.Stores, in *workflow.Input, to *workflow.InputFileLocation) (from, target file, err error) {
+	if from, err = source(ctx, stores, in); err != nil {
+		return from, target, err
+	}
+	if target.Location, err = destination(in, to, path.Base(from.Name)); err != nil {
+		return from, target, err
+	}
+	return from, target, target.find(ctx, stores, in.Identity)
+}
+
+// find finds the store of the file, as somebody.
+func (f *file) find(ctx context.Context, stores storage.Stores, as storage.Identity) error {
 	var err error
-	f.Backend, err = stores.Backend(ctx, f.Domain, f.Store)
-	return f, explain(err, "find "+f.Path())
+	if i, ok := stores.(storage.Impersonator); ok {
+		stores, err = i.As(ctx, as)
+	}
+	if err == nil {
+		f.Backend, err = stores.Backend(ctx, f.Domain, f.Store)
+	}
+	if l, ok := f.Backend.(storage.Linkless); ok && as.Posix == nil {
+		// The daemon may do anything there, so nobody's links lead it anywhere.
+		f.Backend = l.WithoutLinks()
+	}
+	return explain(err, "find "+f.Path())
+}
+
+// destination is where a step's file goes. A key or path that ends in a slash is a folder, where the file keeps its name;
+// an empty key is the bucket's top folder.
+func destination(in *workflow.Input, given *workflow.InputFileLocation, name string) (storage.Location, error) {
+	var at storage.Location
+	switch {
+	case given != nil && given.S3FileLocation != nil:
+		at = storage.Location{Domain: s3, Store: given.S3FileLocation.Bucket, Name: given.S3FileLocation.Key}
+	case given != nil && given.EfsFileLocation != nil:
+		at = storage.Location{Domain: efs, Store: given.EfsFileLocation.FileSystemId, Name: given.EfsFileLocation.Path}
+	default:
+		return at, bad("The step has no destination.")
+	}
+	var err error
+	for _, text := range []*string{&at.Store, &at.Name} {
+		if *text, err = in.Expand(*text); err != nil {
+			return at, err
+		}
+	}
+	if at.Store == "" {
+		return at, bad("The step's destination has no bucket or file system.")
+	}
+	if at.Name == "" || strings.HasSuffix(at.Name, "/") {
+		at.Name += name
+	}
+	at.Name, err = splitName(at.Name)
+	return at, err
 }
 
 // unchanged makes sure that the file is there and still the one that was uploaded or made by an earlier step. AWS binds
 // steps to the ETag in the same way (https://docs.aws.amazon.com/transfer/latest/userguide/custom-step-details.html):
 // what a later upload put at the same name has its own execution. Stores without ETags cannot tell.
-func (f file) unchanged(ctx context.Context) error {
+func (f file) unchanged(ctx context.Context) (fs.FileInfo, error) {
 	info, err := f.Backend.Stat(ctx, f.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info.IsDir() {
-		return storage.ErrIsDirectory
+		return nil, storage.ErrIsDirectory
 	}
 	if etag := objectOf(info).ETag; etag != "" && f.ETag != "" && etag != f.ETag {
-		return errChanged
+		return nil, errChanged
 	}
-	return nil
+	return info, nil
 }
 
 // errChanged stands beside fs.ErrNotExist: another file has taken the name.
@@ -100,9 +157,12 @@ func explain(err error, doing string) error {
 		return nil
 	}
 	kind, why := workflow.InternalServerError, "an internal error occurred"
+	var refused refusal
 	switch {
 	case errors.Is(err, storage.ErrUnavailable):
 		why = "the storage did not answer"
+	case errors.As(err, &refused):
+		kind, why = workflow.BadRequest, refused.Error()
 	case errors.Is(err, errChanged):
 		kind, why = workflow.NotFound, "ETag constraint not met, the file has changed"
 	case errors.Is(err, fs.ErrNotExist):
@@ -117,6 +177,8 @@ func explain(err error, doing string) error {
 		kind, why = workflow.BadRequest, "it is a directory"
 	case errors.Is(err, storage.ErrTooLarge):
 		kind, why = workflow.BadRequest, "the file is too large"
+	case errors.Is(err, storage.ErrNoSpace):
+		why = "the storage is full"
 	case errors.Is(err, fs.ErrInvalid):
 		kind, why = workflow.BadRequest, "the storage refused the request"
 	}

@@ -29,7 +29,7 @@ func (s *Tag) Run(ctx context.Context, in *workflow.Input) error {
 	if !ok {
 		return bad("Cannot " + doing + ": the storage has no tags.")
 	}
-	if err := f.unchanged(ctx); err != nil {
+	if _, err := f.unchanged(ctx); err != nil {
 		return explain(err, doing)
 	}
 	tags := make(map[string]string, len(details.Tags))

@@ -82,6 +82,12 @@ func copyTo(bucket, key string) workflow.StepSpec {
 	}}
 }
 
+func copyToEFS(id, path string) workflow.StepSpec {
+	return workflow.StepSpec{Type: workflow.TypeCopy, CopyStepDetails: &workflow.CopyStepDetails{
+		DestinationFileLocation: &workflow.InputFileLocation{EfsFileLocation: &workflow.EfsFileLocation{FileSystemId: id, Path: path}},
+	}}
+}
+
 func overwriting(s workflow.StepSpec) workflow.StepSpec {
 	s.CopyStepDetails.OverwriteExisting = "TRUE"
 	return s
