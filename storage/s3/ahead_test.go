@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/transferd/transferd/storage/s3/gateway/gatewaytest"
 	"github.com/transferd/transferd/storage/storagetest"
 )
 
@@ -31,7 +30,7 @@ func rangeStart(r *http.Request) int64 {
 // TestReadAheadIsParallel: no GET beyond the first stretch is answered before four of them have been asked.
 func TestReadAheadIsParallel(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	four := make(chan struct{})
 	var mu sync.Mutex
 	asked := 0
@@ -65,7 +64,7 @@ func TestReadAheadIsParallel(t *testing.T) {
 // TestReadAheadAndJumps: reads elsewhere, back and forth, while a read-ahead is under way.
 func TestReadAheadAndJumps(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	b := testBucket(t, testStore(t, gw.URL(), nil), "jumps")
 	content := storagetest.Bytes(111, 14*mib)
 	storagetest.Write(t, b, "f", content)
@@ -107,7 +106,7 @@ func TestReadAheadAndJumps(t *testing.T) {
 // TestReadAheadPinsTheVersion: a file that is replaced while it is read is not two files in one.
 func TestReadAheadPinsTheVersion(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	b := testBucket(t, testStore(t, gw.URL(), nil), "replaced")
 	content := storagetest.Bytes(112, 24*mib)
 	storagetest.Write(t, b, "f", content)
@@ -142,7 +141,7 @@ func TestReadAheadPinsTheVersion(t *testing.T) {
 // TestManyDownloadsUnderASmallBudget: with memory for few, all go on.
 func TestManyDownloadsUnderASmallBudget(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	budget, err := NewBudget(minBudget, nil)
 	if err != nil {
 		t.Fatal(err)

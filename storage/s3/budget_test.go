@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/transferd/transferd/storage"
-	"github.com/transferd/transferd/storage/s3/gateway/gatewaytest"
 	"github.com/transferd/transferd/storage/storagetest"
 )
 
@@ -160,23 +159,22 @@ func TestBudgetReusesAndEvicts(t *testing.T) {
 	}
 }
 
-// TestManyUploadsUnderASmallBudget is the promise about memory: 64 uploads at once, of which few fit.
+// TestManyUploadsUnderASmallBudget is the promise about memory: 48 uploads at once, of which few fit.
 func TestManyUploadsUnderASmallBudget(t *testing.T) {
 	t.Parallel()
-	const total = 64 * mib
-	root := t.TempDir()
-	gw := gatewaytest.StartAt(t, "127.0.0.1:0", root)
+	const total, largest = 32 * mib, 24 * mib
+	gw := sharedGateway(t)
 	budget, err := NewBudget(total, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.Budget, c.RetryBudget = budget, time.Minute }), "many")
-	source := storagetest.Bytes(7, total)
+	source := storagetest.Bytes(7, largest)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	var wg sync.WaitGroup
-	for i := range 64 {
+	for i := range 48 {
 		f := rnd.Float64()
-		content := source[:int(f*f*f*total)]
+		content := source[:int(f*f*f*f*f*largest)]
 		if i == 0 {
 			content = source
 		}
@@ -197,7 +195,7 @@ func TestManyUploadsUnderASmallBudget(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 				return
 			}
-			got, err := os.ReadFile(filepath.Join(root, "many", name)) // what the store has on its disk
+			got, err := os.ReadFile(filepath.Join(common.root, "many", name)) // what the store has on its disk
 			if err != nil || !bytes.Equal(got, content) {
 				t.Errorf("%s: %d bytes, %v; want %d", name, len(got), err, len(content))
 			}
@@ -214,15 +212,15 @@ func TestManyUploadsUnderASmallBudget(t *testing.T) {
 // TestScrambledUploadsCannotLockEachOtherUp: each wants a second buffer and there are fewer than uploads.
 func TestScrambledUploadsCannotLockEachOtherUp(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	budget, err := NewBudget(34*mib, nil) // three parts of 8 MiB
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.Budget, c.PartSize = budget, 8*mib }), "scrambled")
-	content := storagetest.Bytes(8, 20*mib)
+	content := storagetest.Bytes(8, 17*mib)
 	var wg sync.WaitGroup
-	for i := range 8 {
+	for i := range 5 {
 		name := fmt.Sprint("f", i)
 		wg.Go(func() {
 			u, err := b.Create(t.Context(), name, storage.CreateOptions{ID: name})
@@ -238,7 +236,7 @@ func TestScrambledUploadsCannotLockEachOtherUp(t *testing.T) {
 						continue
 					}
 					if _, err := u.WriteAt(content[from:to], int64(from)); err != nil {
-						t.Errorf("%s at %d: %v", name, from, err)
+						t.Error(fmt.Errorf("%s at %d: %w", name, from, errors.Join(err, u.Abort(t.Context()))))
 						return
 					}
 				}
@@ -257,7 +255,7 @@ func TestScrambledUploadsCannotLockEachOtherUp(t *testing.T) {
 
 func TestSlideWhenThereIsNoSecondBuffer(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	budget, err := NewBudget(24*mib, nil) // two parts of 8 MiB
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +296,7 @@ func TestSlideWhenThereIsNoSecondBuffer(t *testing.T) {
 
 func TestCancelledWaitKeepsWhatArrived(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	budget, err := NewBudget(minBudget, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -332,7 +330,7 @@ func TestCancelledWaitKeepsWhatArrived(t *testing.T) {
 
 // TestSequentialWritesDoNotAllocate is not parallel: AllocsPerRun counts what the whole process allocates.
 func TestSequentialWritesDoNotAllocate(t *testing.T) {
-	s := testStore(t, "http://127.0.0.1:1", nil)
+	s := testStore(t, "http://127.0.0.1:1", func(c *Config) { c.PartSize = 8 * mib })
 	u, err := s.Bucket("b").Create(t.Context(), "f", storage.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)

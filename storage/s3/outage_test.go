@@ -30,8 +30,8 @@ func TestShortOutageGoesUnnoticed(t *testing.T) {
 	root := t.TempDir()
 	gw := gatewaytest.StartAt(t, "127.0.0.1:0", root)
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.RetryBudget = 20 * time.Second }), "short")
-	content := storagetest.Bytes(50, 60*mib)
-	u, err := begin(t, b, "f", content[:20*mib])
+	content := storagetest.Bytes(50, 30*mib)
+	u, err := begin(t, b, "f", content[:12*mib])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestShortOutageGoesUnnoticed(t *testing.T) {
 		}
 		back <- p
 	}()
-	for off := 20 * mib; off < len(content); off += mib {
+	for off := 12 * mib; off < len(content); off += mib {
 		if _, err := u.WriteAt(content[off:off+mib], int64(off)); err != nil {
 			t.Fatalf("write at %d: %v", off, err)
 		}
@@ -70,7 +70,7 @@ func TestLongOutageLeavesNothingHalfMade(t *testing.T) {
 	gw := gatewaytest.StartAt(t, "127.0.0.1:0", root)
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.RetryBudget = 300 * time.Millisecond }), "long")
 	storagetest.Write(t, b, "f", []byte("what stood there"))
-	u, err := begin(t, b, "f", storagetest.Bytes(51, 30*mib))
+	u, err := begin(t, b, "f", storagetest.Bytes(51, 13*mib))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,14 +158,14 @@ func isPut(r *http.Request) bool {
 
 func TestLostAnswerIsAskedForAgain(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	var lost atomic.Int32
 	s := testStore(t, gw.URL(), func(c *Config) {
 		c.Wrap = lostAnswers(func(r *http.Request) bool { return isComplete(r) || isPut(r) },
 			func() bool { return lost.Add(1)%2 == 1 }) // each first one
 	})
 	b := testBucket(t, s, "lost")
-	for name, size := range map[string]int{"small": 100, "large": 20 * mib} {
+	for name, size := range map[string]int{"small": 100, "large": 11 * mib} {
 		content := storagetest.Bytes(52, size)
 		u, err := begin(t, b, name, content)
 		if err != nil {
@@ -186,7 +186,7 @@ func TestLostAnswerIsAskedForAgain(t *testing.T) {
 // TestNoSuchUploadAfterLostAnswer: a store that forgets completed uploads answers so when it is asked again.
 func TestNoSuchUploadAfterLostAnswer(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	var asked atomic.Int32
 	s := testStore(t, gw.URL(), func(c *Config) {
 		c.Wrap = func(next http.RoundTripper) http.RoundTripper {
@@ -204,7 +204,7 @@ func TestNoSuchUploadAfterLostAnswer(t *testing.T) {
 		}
 	})
 	b := testBucket(t, s, "forgotten")
-	content := storagetest.Bytes(53, 20*mib)
+	content := storagetest.Bytes(53, 11*mib)
 	u, err := begin(t, b, "f", content)
 	if err != nil {
 		t.Fatal(err)
@@ -220,7 +220,7 @@ func TestNoSuchUploadAfterLostAnswer(t *testing.T) {
 // TestRefusedFileThatWasMade: the store did it, all its answers got lost, the client was told of an error.
 func TestRefusedFileThatWasMade(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	s := testStore(t, gw.URL(), func(c *Config) {
 		c.RetryBudget = 100 * time.Millisecond
 		c.Wrap = lostAnswers(func(r *http.Request) bool {
@@ -229,7 +229,7 @@ func TestRefusedFileThatWasMade(t *testing.T) {
 	})
 	b := testBucket(t, s, "refused")
 	storagetest.Write(t, b, "keep", []byte("x"))
-	for name, size := range map[string]int{"small": 100, "large": 20 * mib} {
+	for name, size := range map[string]int{"small": 100, "large": 11 * mib} {
 		u, err := begin(t, b, name, storagetest.Bytes(54, size))
 		if err != nil {
 			t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/transferd/transferd/storage"
-	"github.com/transferd/transferd/storage/s3/gateway/gatewaytest"
 	"github.com/transferd/transferd/storage/storagetest"
 )
 
@@ -34,7 +33,7 @@ func isCopy(r *http.Request) bool { return r.Header.Get("x-amz-copy-source") != 
 // TestRenameOfADirectoryGoesOn: whatever cuts it, all files are readable at one of both names, and asking again ends it.
 func TestRenameOfADirectoryGoesOn(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	for name, match := range map[string]func(*http.Request) bool{"delete": isDelete, "copy": isCopy} {
 		var left atomic.Int32
 		left.Store(1 << 30)
@@ -54,7 +53,7 @@ func TestRenameOfADirectoryGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		for tries := 0; ; tries++ {
-			left.Store(5)
+			left.Store(8)
 			err := b.Rename(ctx, "old", "new")
 			left.Store(1 << 30)
 			for file, content := range want {
@@ -96,7 +95,7 @@ func TestRenameOfADirectoryGoesOn(t *testing.T) {
 // TestRenameSparesWhatCameMeanwhile: a rename that goes on replaces nothing.
 func TestRenameSparesWhatCameMeanwhile(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	var left atomic.Int32
 	left.Store(1 << 30)
 	s := testStore(t, gw.URL(), func(c *Config) { c.Wrap, c.RetryBudget = cutting(isDelete, &left), 1 })
@@ -124,7 +123,7 @@ func TestRenameSparesWhatCameMeanwhile(t *testing.T) {
 
 func TestExclusive(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	var lose atomic.Bool
 	s := testStore(t, gw.URL(), func(c *Config) {
 		c.Wrap = lostAnswers(func(r *http.Request) bool { return isPut(r) || isComplete(r) }, func() bool { return lose.Swap(false) })
@@ -168,7 +167,7 @@ func TestExclusive(t *testing.T) {
 // TestExclusiveWithoutConditionalWrites: an older store says that it has none.
 func TestExclusiveWithoutConditionalWrites(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	s := testStore(t, gw.URL(), func(c *Config) {
 		c.Wrap = func(next http.RoundTripper) http.RoundTripper {
 			return roundTripper(func(r *http.Request) (*http.Response, error) {

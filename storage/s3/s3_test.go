@@ -2,12 +2,15 @@ package s3
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/transferd/transferd/storage"
+	"github.com/transferd/transferd/storage/s3/gateway"
 	"github.com/transferd/transferd/storage/s3/gateway/gatewaytest"
 	"github.com/transferd/transferd/storage/storagetest"
 )
@@ -23,7 +27,46 @@ func TestMain(m *testing.M) {
 	if gatewaytest.IsChild() {
 		os.Exit(gatewaytest.Main(m))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(&run{m})
+}
+
+// common is the store that all tests share that do not kill theirs: a process costs more than most of them. Each has
+// buckets of its own.
+var common struct {
+	once sync.Once
+	root string
+	gw   *gateway.Process
+	err  error
+}
+
+// run is the tests, and the end of the store that they shared.
+type run struct{ m *testing.M }
+
+// Run runs them.
+func (r *run) Run() int {
+	code := r.m.Run()
+	if common.gw == nil {
+		return code
+	}
+	if err := errors.Join(common.gw.Kill(), os.RemoveAll(common.root)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// sharedGateway is the store that the tests share.
+func sharedGateway(t testing.TB) *gateway.Process {
+	t.Helper()
+	common.once.Do(func() {
+		if common.root, common.err = os.MkdirTemp("", "s3-test-"); common.err == nil {
+			common.gw, common.err = gatewaytest.Spawn(context.Background(), "127.0.0.1:0", common.root)
+		}
+	})
+	if common.err != nil {
+		t.Fatal(common.err)
+	}
+	return common.gw
 }
 
 // testStore is a store over the gateway at endpoint, with short patience. change may be nil.
@@ -36,6 +79,9 @@ func testStore(t testing.TB, endpoint string, change func(*Config)) *Store {
 	}
 	if change != nil {
 		change(&cfg)
+	}
+	if cfg.PartSize == 0 {
+		cfg.PartSize = minPart // the more parts, the fewer bytes a test needs
 	}
 	if cfg.Budget == nil {
 		budget, err := NewBudget(512*mib, nil)
@@ -63,12 +109,19 @@ func testBucket(t testing.TB, s *Store, name string) *Backend {
 	if err := s.CreateBucket(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
+	if gw := common.gw; gw != nil && s.cfg.Endpoint == gw.URL() {
+		t.Cleanup(func() { // what is gone early is never written to the disk
+			if err := os.RemoveAll(filepath.Join(common.root, name)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	return s.Bucket(name)
 }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	n := make(chan int, 1)
 	n <- 0
 	storagetest.Run(t, func(t *testing.T) storage.Backend {

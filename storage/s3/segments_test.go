@@ -9,14 +9,13 @@ import (
 	"testing"
 
 	"github.com/transferd/transferd/storage"
-	"github.com/transferd/transferd/storage/s3/gateway/gatewaytest"
 	"github.com/transferd/transferd/storage/storagetest"
 )
 
 // TestSegmentsSideBySide: a client writes so many stretches of a file at a time, a block of each in turn.
 func TestSegmentsSideBySide(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	for _, n := range []int{3} {
 		b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.PartSize = 5 * mib }), fmt.Sprint("segments-", n))
 		content := storagetest.Bytes(130, 21*mib+777)
@@ -54,7 +53,7 @@ func TestSegmentsSideBySide(t *testing.T) {
 // TestRandomOrderInsideTheWindow: blocks in any order at all, as long as the file is no longer than the window.
 func TestRandomOrderInsideTheWindow(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.PartSize = 5 * mib }), "random")
 	content := storagetest.Bytes(131, 17*mib+5)
 	rnd := rand.New(rand.NewPCG(15, 16))
@@ -90,7 +89,7 @@ func TestRandomOrderInsideTheWindow(t *testing.T) {
 
 func TestBeyondTheWindow(t *testing.T) {
 	t.Parallel()
-	gw := gatewaytest.Start(t)
+	gw := sharedGateway(t)
 	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) { c.PartSize = 5 * mib }), "beyond")
 	storagetest.Write(t, b, "f", []byte("old"))
 	for _, off := range []int64{(maxNext + 1) * 5 * mib, gib, 4 << 40} {

@@ -81,7 +81,7 @@ func resumeReplacesAnOlderFile(t *testing.T, b storage.Backend) {
 
 func resumePrefix(t *testing.T, b storage.Backend) {
 	r := resumer(t, b)
-	content := Bytes(32, 40<<20)
+	content := Bytes(32, 14<<20)
 	dead := abandon(t, b, "f", "dead", content)
 	obj, err := r.Resume(t.Context(), "f", dead)
 	if err != nil {

@@ -61,7 +61,7 @@ func commitMakesTheFile(t *testing.T, b storage.Backend) {
 }
 
 func nothingShowsBeforeCommit(t *testing.T, b storage.Backend) {
-	for _, size := range []int{10, 20 << 20} { // kept back by any store, and on its way with any
+	for _, size := range []int{10, 11 << 20} { // kept back by any store, and on its way with any
 		name := fmt.Sprintf("new-%d", size)
 		Write(t, b, "old", []byte("old content"))
 		u := create(t, b, name, storage.CreateOptions{ID: name})
@@ -93,7 +93,7 @@ func commitReplaces(t *testing.T, b storage.Backend) {
 }
 
 func abortLeavesNothing(t *testing.T, b storage.Backend) {
-	for _, size := range []int{0, 1000, 20 << 20} {
+	for _, size := range []int{0, 1000, 11 << 20} {
 		u := create(t, b, "gone", storage.CreateOptions{ID: fmt.Sprint("abort-", size)})
 		fill(t, u, Bytes(4, size), 0)
 		if err := u.Abort(t.Context()); err != nil {
@@ -121,14 +121,14 @@ func emptyFile(t *testing.T, b storage.Backend) {
 }
 
 func largeFile(t *testing.T, b storage.Backend) {
-	content := Bytes(5, 40<<20+12345)
+	content := Bytes(5, 18<<20+12345)
 	Write(t, b, "large", content)
 	wantContent(t, b, "large", content)
 }
 
 func outOfOrder(t *testing.T, b storage.Backend) {
 	const block, group = 32 << 10, 16 // a client with 16 writes of 32 KiB under way
-	content := Bytes(6, 24<<20+777)
+	content := Bytes(6, 13<<20+777)
 	u := create(t, b, "scrambled", storage.CreateOptions{ID: "scrambled"})
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for start := 0; start < len(content); start += group * block {
@@ -190,7 +190,7 @@ func noteIsCalledAtMostOnce(t *testing.T, b storage.Backend) {
 		tokens = append(tokens, token)
 		return nil
 	}})
-	content := Bytes(9, 30<<20)
+	content := Bytes(9, 13<<20)
 	fill(t, u, content, 0)
 	commit(t, u, int64(len(content)))
 	if len(tokens) > 1 || len(tokens) == 1 && tokens[0] == "" {
@@ -225,7 +225,7 @@ func openMissingAndDirectory(t *testing.T, b storage.Backend) {
 }
 
 func readAt(t *testing.T, b storage.Backend) {
-	content := Bytes(10, 9<<20+99)
+	content := Bytes(10, 8<<20+99)
 	Write(t, b, "f", content)
 	r, err := b.Open(t.Context(), "f")
 	if err != nil {
@@ -271,7 +271,7 @@ func readAt(t *testing.T, b storage.Backend) {
 
 func concurrentUploads(t *testing.T, b storage.Backend) {
 	var wg sync.WaitGroup
-	for i := range 16 {
+	for i := range 12 {
 		wg.Go(func() {
 			content := Bytes(uint64(100+i), i*i*40_000)
 			name := fmt.Sprintf("dir%d/file%d", i%3, i)
@@ -289,7 +289,7 @@ func concurrentUploads(t *testing.T, b storage.Backend) {
 		})
 	}
 	wg.Wait()
-	for i := range 16 {
+	for i := range 12 {
 		wantContent(t, b, fmt.Sprintf("dir%d/file%d", i%3, i), Bytes(uint64(100+i), i*i*40_000))
 	}
 }
@@ -297,7 +297,7 @@ func concurrentUploads(t *testing.T, b storage.Backend) {
 // concurrentUploadsToOneName: the file is one of them as a whole, never a mixture.
 func concurrentUploadsToOneName(t *testing.T, b storage.Backend) {
 	var wg sync.WaitGroup
-	const size = 12 << 20
+	const size = 9 << 20
 	for i := range 4 {
 		wg.Go(func() {
 			u, err := b.Create(t.Context(), "same", storage.CreateOptions{ID: fmt.Sprint("same-", i)})

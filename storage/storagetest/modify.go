@@ -70,7 +70,7 @@ func modifyBeyondTheEnd(t *testing.T, b storage.Backend) {
 // modifyCuts is an upload that is interrupted again and again and goes on where the file ends.
 func modifyCuts(t *testing.T, b storage.Backend) {
 	modifier(t, b)
-	content := Bytes(100, 11<<20)
+	content := Bytes(100, 8<<20)
 	rnd := rand.New(rand.NewPCG(11, 12))
 	for i, have := 0, 0; have < len(content); i++ {
 		u := create(t, b, "f", storage.CreateOptions{ID: fmt.Sprint("try-", i), Modify: true})
