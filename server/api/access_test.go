@@ -237,7 +237,7 @@ func TestAccessRefusals(t *testing.T) {
 	if a := w.call(t, "CreateAccess", base+`,"PosixProfile":{"Uid":1,"Gid":2}}`); a.Status != 200 {
 		t.Errorf("on EFS: %s", a.Body)
 	}
-	w.call(t, "UpdateAccess", base+`,"Policy":"{}"}`).refused(t, 400, "InvalidRequestException", "Policy")
+	w.call(t, "UpdateAccess", base+`,"Policy":"{\"Statement\":[]}"}`).refused(t, 400, "InvalidRequestException", "Policy")
 	if n := len(ok[*transfer.ListAccessesOutput](t)(w.sdk.ListAccesses(t.Context(), &transfer.ListAccessesInput{ServerId: &id})).Accesses); n != 0 {
 		t.Errorf("%d accesses were made", n)
 	}

@@ -197,7 +197,7 @@ func newGenerator(t testing.TB, m *model.Model, seed uint64, flows ...string) *g
 		"PassiveIp":          texts("AUTO", "0.0.0.0", "192.0.2.255"),
 		"SecurityPolicyName": texts(server.PolicyNames()...),
 		"WorkflowId":         texts(append(flows, "w-0123456789abcdefg")[:max(1, len(flows))]...),
-		"Policy":             texts(`{}`, `{"Resource":"arn:aws:s3:::${Transfer:HomeBucket}/ä\n"}`, "\n{ \"a\": [1, 2.50e1] }\t"),
+		"Policy":             texts(`{"Statement":[]}`, `{"Statement":{"Effect":"Deny","Action":"*","Resource":"arn:aws:s3:::${Transfer:HomeBucket}/ä\n"}}`, "\n{ \"Statement\" : [\t] }\t"),
 		"SshPublicKeyBody":   texts(goodKey, goodKey+" <anna> & others"),
 		"SourceFileLocation": texts("${original.file}", "${previous.file}"),
 		"HostKey":            texts("good", ""),

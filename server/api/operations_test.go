@@ -63,9 +63,6 @@ type keptMember struct {
 func keptMembers() []keptMember {
 	const vpc = `"EndpointType":"VPC","EndpointDetails":{"VpcId":"vpc-0123456789abcdef0","SubnetIds":["subnet-0123456789abcdef0"],"SecurityGroupIds":["sg-0123456789abcdef0"]}`
 	const network = "there is no VPC: servers listen where the configuration says"
-	const credentials = "files are reached with the daemon's own credentials"
-	const response = "server/identity/internal/response/response.go"
-	carriers := []string{"server/identity/managed/managed.go", response, "server/sftpd/channel.go", "server/sftpd/log.go", "server/ftpd/login.go", "server/ftpd/log.go"}
 	return []keptMember{
 		{"Server", "EndpointType", network, vpc, "", nil},
 		{"Server", "EndpointDetails.VpcId", network, vpc, "", nil},
@@ -77,14 +74,6 @@ func keptMembers() []keptMember {
 		{"Server", "LoggingRole", "there is no CloudWatch: the log is the daemon's own", `"LoggingRole":"` + role + `"`, "", nil},
 		{"Server", "StructuredLogDestinations", "there is no CloudWatch: the log is the daemon's own", `"StructuredLogDestinations":["arn:aws:logs:eu-central-1:123456789012:log-group:transfer:*"]`, "", nil},
 		{"Server", "S3StorageOptions.DirectoryListingOptimization", "a listing is the same either way", `"S3StorageOptions":{"DirectoryListingOptimization":"ENABLED"}`, "", nil},
-		{"Server", "WorkflowDetails.OnUpload.ExecutionRole", credentials + "; executions show it",
-			`"WorkflowDetails":{"OnUpload":[{"WorkflowId":"WORKFLOW","ExecutionRole":"` + role + `"}]}`, "", nil},
-		{"Server", "WorkflowDetails.OnPartialUpload.ExecutionRole", credentials + "; executions show it",
-			`"WorkflowDetails":{"OnPartialUpload":[{"WorkflowId":"WORKFLOW","ExecutionRole":"` + role + `"}]}`, "", nil},
-		{"User", "Role", credentials + "; the log shows it", ``, "", carriers},
-		{"User", "PosixProfile", "it is for Amazon EFS; on S3 it means nothing", `"PosixProfile":{"Uid":1,"Gid":2,"SecondaryGids":[3]}`, "", []string{"server/identity/managed/managed.go", response}},
-		{"Access", "Role", credentials, ``, "", carriers},
-		{"Access", "PosixProfile", "it is for Amazon EFS; on S3 it means nothing", `"PosixProfile":{"Uid":1,"Gid":2}`, "", []string{"server/identity/managed/managed.go", response}},
 	}
 }
 

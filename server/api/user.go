@@ -2,12 +2,12 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/vfs/policy"
 )
 
 const (
@@ -173,8 +173,10 @@ func changeUser(u *server.User, in userSettings) error {
 	if in.PosixProfile != nil {
 		u.PosixProfile = in.PosixProfile
 	}
-	if u.Policy != "" && !isObject(u.Policy) {
-		return invalid("Policy must be a session policy as a JSON object, not the name or ARN of one")
+	if in.Policy != nil && u.Policy != "" {
+		if _, err := policy.Parse(u.Policy); err != nil {
+			return invalid("Policy is no session policy: %v", err) // AWS would not get the role by it
+		}
 	}
 	return checkHome(*u)
 }
@@ -199,12 +201,6 @@ func checkDomain(domain, policy string, posix *server.PosixProfile) error {
 		return invalid("Policy can be set only if the server's Domain is S3: Amazon EFS does not use session policies")
 	}
 	return nil
-}
-
-// isObject says whether a text is one JSON object.
-func isObject(text string) bool {
-	var members map[string]json.RawMessage
-	return json.Unmarshal([]byte(text), &members) == nil && members != nil
 }
 
 // checkHome: the rules of logical directories, user guide, "Using logical directories".

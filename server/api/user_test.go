@@ -191,12 +191,13 @@ func TestHomes(t *testing.T) {
 		{`"HomeDirectoryType":"LOGICAL","HomeDirectoryMappings":[{"Entry":"/f","Target":"/b/f","Type":"FILE"}]`, ""},
 		{`"HomeDirectoryType":"LOGICAL","HomeDirectoryMappings":[{"Entry":"/f","Target":"/b","Type":"FILE"}]`, "FILE"},
 		{`"HomeDirectoryType":"LOGICAL","HomeDirectoryMappings":[{"Entry":"/","Target":"/b/f","Type":"FILE"}]`, "FILE"},
-		{`"Policy":"{\"Version\":\"2012-10-17\",\"Statement\":[{\"Resource\":\"arn:aws:s3:::${Transfer:HomeBucket}/*\"}]}"`, ""},
+		{`"Policy":"{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"s3:GetObject\",\"Resource\":\"arn:aws:s3:::${Transfer:HomeBucket}/*\"}]}"`, ""},
 		{`"Policy":""`, ""},
-		{`"Policy":"arn:aws:iam::123456789012:policy/x"`, "Policy must be"},
-		{`"Policy":"[]"`, "Policy must be"},
-		{`"Policy":"null"`, "Policy must be"},
-		{`"Policy":"{} {}"`, "Policy must be"},
+		{`"Policy":"{\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"s3:*\",\"Resource\":\"*\"},{\"Principal\":\"*\"}]}"`, "Statement[1].Principal"},
+		{`"Policy":"arn:aws:iam::123456789012:policy/x"`, "Policy is no session policy"},
+		{`"Policy":"[]"`, "Policy is no session policy"},
+		{`"Policy":"null"`, "Policy is no session policy"},
+		{`"Policy":"{} {}"`, "Policy is no session policy"},
 		{`"PosixProfile":{"Uid":0,"Gid":4294967295,"SecondaryGids":[7]}`, ""},
 		{`"Tags":[{"Key":"a","Value":""},{"Key":"a","Value":""}]`, "twice"},
 	} {
@@ -296,11 +297,11 @@ func TestUsersAndTheirServer(t *testing.T) {
 	efs := w.server(t, `"Domain":"EFS"`)
 	call("CreateUser", efs, theRole).refused(t, 400, "InvalidRequestException", "PosixProfile must be set")
 	call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1}`).refused(t, 400, "ValidationException", "'posixProfile.gid'")
-	call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1,"Gid":2},"Policy":"{}"`).refused(t, 400, "InvalidRequestException", "Amazon EFS does not use session policies")
+	call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1,"Gid":2},"Policy":"{\"Statement\":[]}"`).refused(t, 400, "InvalidRequestException", "Amazon EFS does not use session policies")
 	if a := call("CreateUser", efs, theRole+`,"PosixProfile":{"Uid":1,"Gid":2,"SecondaryGids":[3]},"HomeDirectory":"/fs-01234567/x"`); a.Status != 200 {
 		t.Errorf("EFS: %s", a.Body)
 	}
-	call("UpdateUser", efs, `,"Policy":"{}"`).refused(t, 400, "InvalidRequestException", "Policy")
+	call("UpdateUser", efs, `,"Policy":"{\"Statement\":[]}"`).refused(t, 400, "InvalidRequestException", "Policy")
 	if a := call("UpdateUser", efs, `,"HomeDirectory":"/fs-01234567/y"`); a.Status != 200 {
 		t.Errorf("EFS: %s", a.Body)
 	}
