@@ -13,6 +13,7 @@ import (
 	"github.com/transferd/transferd/server/ftpd"
 	"github.com/transferd/transferd/server/identity/gateway"
 	"github.com/transferd/transferd/storage/efs"
+	"github.com/transferd/transferd/storage/s3"
 	"github.com/transferd/transferd/workflow/steps"
 )
 
@@ -43,8 +44,9 @@ type Config struct {
 	Guard GuardConfig
 	// Roles are the credentials of roles, by ARN, that sign requests to identity providers.
 	Roles map[string]gateway.Credentials
-	// S3 is the object store.
-	S3 S3Config
+	// S3 is the object store, and S3Roles what takes its place for users and workflows with a role, by ARN.
+	S3      S3Config
+	S3Roles map[string]S3Config
 	// FileSystems are the directories that ids of file systems stand for.
 	FileSystems map[string]efs.Config
 	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
@@ -133,4 +135,9 @@ type S3Config struct {
 	// Unsigned leaves request bodies out of the signature on plain http, which saves hashing them; only sensible on
 	// a network that nobody else can touch.
 	Unsigned bool
+	// Environment, Role, CAFile and Proxy are what s3.Config says.
+	Environment bool
+	Role        *s3.Role
+	CAFile      string
+	Proxy       string
 }

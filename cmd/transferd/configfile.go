@@ -54,9 +54,11 @@ type configFile struct {
 	FileSystems map[string]fileSystemFile `yaml:"file_systems"`
 	// Where users come from, apart from the control API, and what keeps others out.
 	Identity identityFile `yaml:"identity"`
-	// Access keys that belong to roles: for each ARN, as ARN: {access_key: ID, secret_key: SECRET, session_token: TOKEN}.
-	// Requests to an API_GATEWAY provider whose InvocationRole is here are signed (Signature Version 4, execute-api);
-	// those of other roles are not. Secrets better stand in TRANSFERD_ROLE_KEYS.
+	// What roles stand for, by ARN: where the files of users and workflows with that role lie and with whose credentials
+	// they are touched, as ARN: {endpoint: URL, access_key: ID} or ARN: {assume_role: {}}. All keys stand in docs/s3.md;
+	// what a role does not say is as in s3, and roles that are not here are the daemon's own.
+	// Requests to an API_GATEWAY provider whose InvocationRole is here with an access_key are signed (Signature Version 4,
+	// execute-api); those of other roles are not. Secrets better stand in TRANSFERD_ROLE_KEYS.
 	Roles map[string]roleFile `yaml:"roles"`
 	// What CUSTOM steps of workflows call: for each Lambda ARN that is a Target, one of url, lambda or command, as
 	// ARN: {url: URL, secret: SECRET}, ARN: {lambda: {endpoint: URL, access_key: ID, secret_key: SECRET}} or
@@ -152,6 +154,19 @@ type s3File struct {
 	SecretKey string `yaml:"secret_key"`
 	// The token of temporary credentials, if they are; or TRANSFERD_S3_SESSION_TOKEN.
 	SessionToken string `yaml:"session_token"`
+	// Take the credentials from where AWS's tools find them: variables such as AWS_ACCESS_KEY_ID, shared files, the role of
+	// the container or the machine. Instead of access_key.
+	Environment bool `yaml:"environment"`
+	// A role to borrow with these credentials, as {role_arn: ARN, external_id: ID, sts_endpoint: URL, duration: 1h}; role_arn
+	// alone must be there. sts_endpoint is AWS's own for the region if it is empty.
+	AssumeRole *assumeRoleFile `yaml:"assume_role"`
+	// A role to borrow with an OpenID Connect token instead of credentials, as {role_arn: ARN, token_file: FILE,
+	// sts_endpoint: URL, duration: 1h}. The file is read each time.
+	WebIdentity *webIdentityFile `yaml:"web_identity"`
+	// A file with certificates, PEM, that are trusted beside the system's, at the store and at the STS.
+	CAFile string `yaml:"ca_file"`
+	// The URL of an HTTP proxy on the way there. Empty is what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.
+	Proxy string `yaml:"proxy"`
 	// How long a request is tried again before the store counts as unavailable.
 	Retry time.Duration `yaml:"retry"`
 	// Leave the bodies of requests out of the signature on plain http, which saves hashing them; only on a network that
@@ -364,8 +379,6 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 	require(f.SFTP.Idle > 0, "sftp.idle", "must be more than 0")
 	require(f.SFTP.MaxSessions > 0, "sftp.max_sessions", "must be at least 1")
 	require(f.S3.Endpoint == "" || webURL(f.S3.Endpoint), "s3.endpoint", "must be a URL such as https://s3.example.com")
-	require(f.S3.AccessKey != "", "s3.access_key", "is missing; set it or "+envS3AccessKey)
-	require(f.S3.SecretKey != "", "s3.secret_key", "is missing; set it or "+envS3SecretKey)
 	require(f.S3.Retry > 0, "s3.retry", "must be more than 0")
 	require(f.Buffers >= 64<<20, "buffers", "must be at least 64MiB")
 	require(f.Workers > 0, "workers", "must be at least 1")
@@ -380,7 +393,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), judgeFunctions(f.Functions, at), f.judgeSecrets(at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), f.judgeStores(at), judgeFunctions(f.Functions, at), f.judgeSecrets(at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -437,10 +450,7 @@ func (f *configFile) config() Config {
 		Throttle:     db.Throttle{PerSecond: f.Throttle.ExecutionsPerSecond, Burst: f.Throttle.ExecutionsBurst},
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		FileSystems: f.fileSystems(),
-		S3: S3Config{
-			Endpoint: f.S3.Endpoint, Region: cmp.Or(f.S3.Region, f.Region), AccessKey: f.S3.AccessKey, SecretKey: f.S3.SecretKey,
-			SessionToken: f.S3.SessionToken, PathStyle: f.S3.PathStyle, RetryBudget: f.S3.Retry, Unsigned: f.S3.UnsignedPayload,
-		},
+		S3:          f.store(), S3Roles: f.roleStores(),
 		Buffers: int64(f.Buffers), Uploads: f.Uploads.config(), Workers: f.Workers, Drain: f.Drain,
 		Retention: f.Retention, Limits: server.Limits(f.Limits), Level: slog.Level(f.Log.Level),
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/transferd/transferd/storage/s3"
 )
 
 // updateDocs has TestConfigurationDocs write the page instead of comparing it.
@@ -169,6 +171,19 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "secrets: {aws/transfer/s-0/mary: /nowhere}\n", nil, "line 3: secrets.aws/transfer/s-0/mary: must be aws/transfer/SERVER-ID/USERNAME"},
 		{valid + "secrets: {aws/transfer/s-01234567890abcdef/mary: /nowhere}\n", nil, "line 3: secrets.aws/transfer/s-01234567890abcdef/mary: open /nowhere"},
 		{valid + "secrets: {aws/transfer/s-01234567890abcdef/@pgp-default: /dev/null}\n", nil, "it is no JSON object"},
+		{valid + "roles: {\"arn:r\": {secret_key: hush}}\n", nil, "line 3: roles.arn:r: needs an access_key"},
+		{valid + "roles:\n  \"arn:r\":\n    endpoint: hush\n", nil, "line 5: roles.arn:r.endpoint: must be a URL"},
+		{valid + "roles: {\"arn:r\": {ca_file: /nowhere}}\n", nil, "line 3: roles.arn:r: certificates to trust: open /nowhere"},
+		{valid + "roles: {\"arn:r\": {proxy: \"hush:hush\"}}\n", nil, "line 3: roles.arn:r: the proxy is no URL"},
+		{valid + "roles: {\"arn:r\": {environment: true, access_key: a, secret_key: hush}}\n", nil, "line 3: roles.arn:r: credentials come from an access key or from the environment"},
+		{valid + "roles: {\"arn:r\": {assume_role: {}, web_identity: {token_file: /t}}}\n", nil, "line 3: roles.arn:r: has assume_role or web_identity"},
+		{valid + "roles: {\"arn:r\": {assume_role: {duration: 1m}}}\n", nil, "line 3: roles.arn:r: a role is borrowed for 15 minutes"},
+		{valid + "roles: {\"arn:r\": {assume_role: {sts_endpoint: hush}}}\n", nil, "line 3: roles.arn:r: its sts_endpoint must be a URL"},
+		{valid + "roles: {\"arn:r\": {web_identity: {}}}\n", nil, "line 3: roles.arn:r.web_identity: needs a token_file"},
+		{valid + "roles: {\"arn:r\": {assume_role: {}}, \"arn:q\": {endpoint: \"https://x\"}}\n", nil, ""},
+		{"api: {access_keys: [{id: A, secret: hush}]}\ns3: {assume_role: {external_id: x}, environment: true}\n", nil, "line 2: s3: a role needs its ARN"},
+		{"api: {access_keys: [{id: A, secret: hush}]}\ns3: {environment: true}\n", nil, ""},
+		{"api: {access_keys: [{id: A, secret: hush}]}\ns3: {web_identity: {role_arn: r, token_file: /t}}\n", nil, ""},
 		{valid + "roles: {\"arn:r\": {access_key: a}}\n", map[string]string{envRoleKeys: "a:b"}, ""},
 		{valid + "database: db.example.com\n", nil, "line 3: database: must be a URL such as postgres://"},
 		{valid, map[string]string{envDatabase: "postgres://u:hush@db/x"}, ""},
@@ -222,7 +237,9 @@ func configurationPage(t *testing.T) []byte {
 		"| `" + envFunctionSecrets + "` | secrets of functions, `ARN=SECRET`, several with spaces or commas between them |\n\n" +
 		"| key | default | meaning |\n|---|---|---|\n")
 	comments := fieldComments(t, "configfile.go")
-	maps.Copy(comments, fieldComments(t, "configftp.go"))
+	for _, name := range []string{"configftp.go", "configroles.go"} {
+		maps.Copy(comments, fieldComments(t, name))
+	}
 	defaults := defaultFile()
 	var walk func(v reflect.Value, path string)
 	walk = func(v reflect.Value, path string) {
@@ -315,7 +332,7 @@ account: 123456789012
 api: {listen: 127.0.0.1:1, access_keys: [{id: A, secret: s, read_only: true, operations: [ListServers], requests_per_second: 1.5, burst: 3}]}
 metrics: {listen: 127.0.0.1:2}
 sftp: {host: 10.0.0.1, ports: 5000, keepalive: 1s, keepalive_max: 2, idle: 3s, max_sessions: 4, proxy_protocol: ["2001:db8::1"]}
-s3: {endpoint: http://s3, access_key: a, secret_key: b, session_token: c, path_style: false, retry: 5s, unsigned_payload: true}
+s3: {endpoint: http://s3, access_key: a, secret_key: b, session_token: c, path_style: false, retry: 5s, unsigned_payload: true, assume_role: {role_arn: "arn:own", external_id: e, sts_endpoint: "http://sts", duration: 20m}, proxy: "http://p", ca_file: ` + dev.certificate().Certificate + `}
 buffers: 64MiB
 uploads: {temp_names: ["*.part"], rename_timeout: 31s, rename_grace: 32s, integrity: true}
 workers: 6
@@ -333,7 +350,7 @@ functions:
   arn:aws:lambda:us-east-1:1:function:c: {command: [/bin/sh, -c, x], env: {B: b, A: a}, dir: /tmp, memory: 64MiB, output: 1KiB}
 secrets: {aws/transfer/s-01234567890abcdef/mary: ` + secretFile(t) + `}
 file_systems: {fs-01234567: {directory: ` + t.TempDir() + `, durable: false, atomic_names: true}}
-roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}}
+roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}, "arn:w": {endpoint: "http://w", region: rw, path_style: true, web_identity: {token_file: /token}}, "arn:e": {environment: true, assume_role: {}}}
 `
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -357,13 +374,38 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"Secrets:map[aws/transfer/s-01234567890abcdef/mary:/",
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
-		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true}",
+		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true Environment:false Role:0x",
 		"fs-01234567:{Dir:/", "Durable:false AtomicNames:true OwnIdentityOnly:false}", "Throttle:{PerSecond:2.5 Burst:7}", "Buffers:67108864", "Uploads:{TempNames:[*.part] RenameTimeout:31s RenameGrace:32s Integrity:true}", "Workers:6", "Drain:7s", "Retention:0s",
 		"{Servers:1 UsersPerServer:2 KeysPerUser:3 MappingsPerUser:4 Workflows:5 AccessesPerServer:6}", "Level:WARN",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("Config has no %s:\n%s", want, got)
 		}
+	}
+	for arn, want := range map[string]s3.Role{
+		"":      {ARN: "arn:own", ExternalID: "e", Endpoint: "http://sts", Duration: 20 * time.Minute},
+		"arn:w": {ARN: "arn:w", TokenFile: "/token"},
+		"arn:e": {ARN: "arn:e"},
+	} {
+		role := c.S3Roles[arn].Role
+		if arn == "" {
+			role = c.S3.Role
+		}
+		if role == nil || *role != want {
+			t.Errorf("role %q is %+v, want %+v", arn, role, want)
+		}
+	}
+	role := func(arn string) string { // without the role to borrow
+		r := c.S3Roles[arn]
+		r.Role = nil
+		return fmt.Sprintf("%+v", r)
+	}
+	rest := "RetryBudget:5s Unsigned:true Environment:false Role:<nil> CAFile:" + dev.certificate().Certificate + " Proxy:http://p}"
+	if got, want := role("arn:w"), "{Endpoint:http://w Region:rw AccessKey: SecretKey: SessionToken: PathStyle:true "+rest; got != want {
+		t.Errorf("role arn:w is %s, want %s", got, want)
+	}
+	if got, want := role("arn:r"), "{Endpoint:http://s3 Region:eu-central-1 AccessKey:rid SecretKey:rsecret SessionToken:rtoken PathStyle:false "+rest; got != want {
+		t.Errorf("role arn:r is %s, want %s", got, want)
 	}
 	// Every key of the file is in the text above, so that none is forgotten.
 	keys := map[string]bool{}

@@ -89,25 +89,6 @@ func defaultGuard() guardFile {
 	}
 }
 
-type roleFile struct {
-	// The access key id.
-	AccessKey string `yaml:"access_key"`
-	// Its secret. Better not here but in the environment: TRANSFERD_ROLE_KEYS=ID:SECRET.
-	SecretKey string `yaml:"secret_key"`
-	// The token of temporary credentials, if they are.
-	SessionToken string `yaml:"session_token"`
-}
-
-// setRoleSecret gives an access key of the file its secret. An id that no role has is nobody's.
-func (f *configFile) setRoleSecret(id, secret string) {
-	for arn, r := range f.Roles {
-		if r.AccessKey == id {
-			r.SecretKey = secret
-			f.Roles[arn] = r
-		}
-	}
-}
-
 func (f ftpFile) config() FTPConfig {
 	return FTPConfig{
 		Host: f.Host, First: f.Ports.First, Last: f.Ports.Last,
@@ -161,14 +142,6 @@ func networks(list []string) []netip.Prefix {
 
 // areNetworks says whether each of a list is a network.
 func areNetworks(list []string) bool { return len(networks(list)) == len(list) }
-
-func (f *configFile) roles() map[string]gateway.Credentials {
-	all := make(map[string]gateway.Credentials, len(f.Roles))
-	for arn, r := range f.Roles {
-		all[arn] = gateway.Credentials{AccessKeyID: r.AccessKey, SecretKey: r.SecretKey, SessionToken: r.SessionToken}
-	}
-	return all
-}
 
 // credentials finds those that sign in the name of a role.
 func (c Config) credentials(_ context.Context, role string) (gateway.Credentials, bool, error) {
@@ -242,9 +215,5 @@ func (f *configFile) judgeIdentity(at yamlstrict.Lines) error {
 	require(g.BanAfter >= 0, "identity.guard.ban_after", "must not be negative")
 	require(g.BanFor > 0, "identity.guard.ban_for", "must be more than 0")
 	require(areNetworks(g.Exempt), "identity.guard.exempt", "must be networks such as 10.0.0.0/8")
-	for arn, r := range f.Roles {
-		require(r.AccessKey != "", "roles."+arn, "needs an access_key")
-		require(r.SecretKey != "", "roles."+arn, "needs a secret_key: "+envRoleKeys+"="+cmp.Or(r.AccessKey, "ID")+":SECRET in the environment, or here")
-	}
 	return errors.Join(errs...)
 }

@@ -48,7 +48,8 @@ type daemon struct {
 	registry *prometheus.Registry
 
 	db         *db.DB
-	store      *s3.Store
+	store      *s3.Store             // the daemon's own
+	roles      *s3.Roles             // store and what roles stand for
 	files      map[string]*efs.Store // the file systems, by id
 	stores     *stores               // both, as the daemon itself
 	sessions   *session.Manager
@@ -88,13 +89,13 @@ func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 
 // assemble makes every part and opens the listeners. Nothing runs before run; after an error close is due.
 func (d *daemon) assemble(ctx context.Context) (err error) {
-	if d.store, err = d.openStore(); err != nil {
+	if err := d.openStores(); err != nil {
 		return fmt.Errorf("open the S3 store: %w", err)
 	}
 	if d.files, err = d.openFiles(); err != nil {
 		return err
 	}
-	d.stores = &stores{buckets: d.store, files: d.files}
+	d.stores = &stores{buckets: d.roles, files: d.files}
 	if err := d.wire(ctx); err != nil {
 		return err
 	}
@@ -279,5 +280,9 @@ func pageKey(cfg Config) []byte {
 func (d *daemon) closeStore() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return d.store.Close(ctx)
+	var err error
+	if d.roles != nil {
+		err = d.roles.Close(ctx)
+	}
+	return errors.Join(err, d.store.Close(ctx))
 }

@@ -42,6 +42,13 @@ func (s *stores) Backend(ctx context.Context, domain, store string) (storage.Bac
 // not the first file.
 func (s *stores) As(ctx context.Context, id storage.Identity) (storage.Stores, error) {
 	as := *s
+	if lender, ok := s.buckets.(storage.Impersonator); ok && id.Role != "" {
+		buckets, err := lender.As(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		as.buckets = lentBuckets{buckets, lender}
+	}
 	if id.Posix == nil {
 		return &as, nil
 	}
@@ -53,6 +60,12 @@ func (s *stores) As(ctx context.Context, id storage.Identity) (storage.Stores, e
 		}
 	}
 	return &as, nil
+}
+
+// lentBuckets are the buckets as a role sees them, from where another role can be taken on.
+type lentBuckets struct {
+	storage.Stores
+	storage.Impersonator
 }
 
 // openFiles opens the file systems of the configuration.

@@ -25,17 +25,24 @@ import (
 	"github.com/transferd/transferd/workflow/steps"
 )
 
-// openStore makes the S3 side: one client, one memory budget over all uploads.
-func (d *daemon) openStore() (*s3.Store, error) {
+// openStores makes the S3 side: one memory budget over all uploads, the daemon's own store and those of roles.
+func (d *daemon) openStores() error {
 	budget, err := s3.NewBudget(d.cfg.Buffers, d.registry)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return s3.New(s3.Config{
-		Endpoint: d.cfg.S3.Endpoint, Region: d.cfg.S3.Region, AccessKey: d.cfg.S3.AccessKey, SecretKey: d.cfg.S3.SecretKey,
-		SessionToken: d.cfg.S3.SessionToken, PathStyle: d.cfg.S3.PathStyle, UnsignedPayload: d.cfg.S3.Unsigned, RetryBudget: d.cfg.S3.RetryBudget, AttemptTimeout: min(30*time.Second, d.cfg.S3.RetryBudget),
-		Budget: budget, Wrap: d.seams.transport, Logger: d.log, Registerer: d.registry,
-	})
+	own := d.cfg.S3.config()
+	own.RetryBudget, own.AttemptTimeout = d.cfg.S3.RetryBudget, min(30*time.Second, d.cfg.S3.RetryBudget)
+	own.Budget, own.Wrap, own.Logger, own.Registerer = budget, d.seams.transport, d.log, d.registry
+	if d.store, err = s3.New(own); err != nil {
+		return err
+	}
+	roles := make(map[string]s3.Config, len(d.cfg.S3Roles))
+	for arn, c := range d.cfg.S3Roles {
+		roles[arn] = c.config()
+	}
+	d.roles, err = s3.NewRoles(d.store, roles)
+	return err
 }
 
 // wire makes the rooms and gives each what it asks for.
