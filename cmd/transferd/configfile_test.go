@@ -273,7 +273,7 @@ func showDefault(v reflect.Value, section bool) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		text = shortDuration(d)
 	}
-	if text == "" || text == "map[]" {
+	if text == "" || text == "map[]" || text == "<nil>" {
 		return ""
 	}
 	return "`" + text + "`"
