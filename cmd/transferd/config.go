@@ -99,9 +99,9 @@ type FTPConfig struct {
 	PassiveFirst, PassiveLast int
 	// PassiveAddresses are told to clients of some networks while PassiveIp is AUTO.
 	PassiveAddresses []ftpd.PassiveAddress
-	// Proxies send a PROXY header; with ProxyData on data connections too.
-	Proxies   []netip.Prefix
-	ProxyData bool
+	// Proxies send a PROXY header; with ProxyData on data connections too. ProxyKeepsTCP: they do not end the client's TCP.
+	Proxies                  []netip.Prefix
+	ProxyData, ProxyKeepsTCP bool
 	// Implicit begins every connection with TLS.
 	Implicit bool
 	// Idle ends a connection without any command, DataTimeout a transfer on which nothing moves, LoginDelay is what a wrong
@@ -109,6 +109,8 @@ type FTPConfig struct {
 	Idle, DataTimeout, LoginDelay time.Duration
 	// MaxSessions bounds the connections of one server; 0 is AWS's 10,000.
 	MaxSessions int
+	// MaxPerAddress bounds those of one address; 0 does not.
+	MaxPerAddress int
 }
 
 // GuardConfig says how patient the daemon is with wrong passwords; see guard.Config. Zero is its default.

@@ -148,6 +148,8 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "ftp:\n  passive_addresses: {10.0.0.0/99: 10.0.0.1}\n", nil, "line 4: ftp.passive_addresses.10.0.0.0/99: must be a network"},
 		{valid + "ftp:\n  passive_addresses:\n    10.0.0.0/8: \"::1\"\n", nil, "line 5: ftp.passive_addresses.10.0.0.0/8: must be an IPv4 address"},
 		{valid + "ftp:\n  proxy_data: true\n", nil, "line 4: ftp.proxy_data: needs proxy_protocol"},
+		{valid + "ftp:\n  proxy_keeps_tcp: true\n", nil, "line 4: ftp.proxy_keeps_tcp: needs proxy_protocol"},
+		{valid + "ftp:\n  max_per_address: -1\n", nil, "line 4: ftp.max_per_address: must not be negative"},
 		{valid + "sftp:\n  proxy_protocol: [here]\n", nil, "line 4: sftp.proxy_protocol: must be networks"},
 		{valid + "identity: {guard: {delay: 3s, max_delay: 2s}}\n", nil, "line 3: identity.guard.max_delay: must not be less"},
 		{valid + "identity: {guard: {exempt: [10.0.0.0.0/8]}}\n", nil, "line 3: identity.guard.exempt: must be networks"},
@@ -273,7 +275,7 @@ func showDefault(v reflect.Value, section bool) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		text = shortDuration(d)
 	}
-	if text == "" || text == "map[]" || text == "<nil>" {
+	if text == "" || text == "map[]" {
 		return ""
 	}
 	return "`" + text + "`"
@@ -340,7 +342,7 @@ drain: 7s
 retention: 0s
 limits: {servers: 1, users_per_server: 2, keys_per_user: 3, mappings_per_user: 4, workflows: 5, accesses_per_server: 6}
 log: {file: /l, level: warn}
-ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true, proxy_protocol: [10.1.0.0/16], proxy_data: true, idle: 11s, data_timeout: 12s, login_delay: 13s, max_sessions: 14, passive_addresses: {0.0.0.0/0: ftp.example.com, 10.0.0.9/8: 10.0.0.1, 10.9.9.9: 10.0.0.2}}
+ftp: {host: 10.0.0.2, ports: 6000-6001, passive_ports: 7000-7001, implicit_tls: true, proxy_protocol: [10.1.0.0/16], proxy_data: true, proxy_keeps_tcp: true, idle: 11s, data_timeout: 12s, login_delay: 13s, max_sessions: 14, max_per_address: 15, passive_addresses: {0.0.0.0/0: ftp.example.com, 10.0.0.9/8: 10.0.0.1, 10.9.9.9: 10.0.0.2}}
 certificates: {"arn:c": {certificate: ` + dev.certificate().Certificate + `, key: ` + dev.certificate().Key + `}}
 identity: {users_file: ` + dev.usersFile() + `, guard: {window: 21s, delay_after: 22, delay: 23ms, max_delay: 24s, ban_after: 0, ban_for: 26s, exempt: [192.0.2.1, "2001:db8::/32"]}}
 throttle: {executions_per_second: 2.5, executions_burst: 7}
@@ -366,7 +368,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"Data:/d", "Database:postgres://u@h/d", "{Region:eu-central-1 Account:123456789012}", "{ID:A Secret:s Operations:[ListServers] ReadOnly:true RequestsPerSecond:1.5 Burst:3}",
 		"{ID:B Secret:t Operations:[] ReadOnly:false RequestsPerSecond:0 Burst:0}", "API:127.0.0.1:1", "Metrics:127.0.0.1:2",
 		"{Host:10.0.0.1 First:5000 Last:5000 Keepalive:1s KeepaliveMax:2 Idle:3s MaxSessions:4 Proxies:[2001:db8::1/128]}",
-		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 PassiveAddresses:[{Clients:10.9.9.9/32 Address:10.0.0.2} {Clients:10.0.0.0/8 Address:10.0.0.1} {Clients:0.0.0.0/0 Address:ftp.example.com}] Proxies:[10.1.0.0/16] ProxyData:true Implicit:true Idle:11s DataTimeout:12s LoginDelay:13s MaxSessions:14}",
+		"{Host:10.0.0.2 First:6000 Last:6001 PassiveFirst:7000 PassiveLast:7001 PassiveAddresses:[{Clients:10.9.9.9/32 Address:10.0.0.2} {Clients:10.0.0.0/8 Address:10.0.0.1} {Clients:0.0.0.0/0 Address:ftp.example.com}] Proxies:[10.1.0.0/16] ProxyData:true ProxyKeepsTCP:true Implicit:true Idle:11s DataTimeout:12s LoginDelay:13s MaxSessions:14 MaxPerAddress:15}",
 		"Guard:{Window:21s DelayAfter:22 Delay:23ms MaxDelay:24s BanAfter:-1 BanFor:26s Exempt:[192.0.2.1/32 2001:db8::/32]}",
 		"function:u:{URL:https://f.example.com/x Secret:s Lambda:{Endpoint: Region: AccessKey: SecretKey: SessionToken: Function: Respond:false} Command:[] Env:map[] Dir: Timeout:9s Memory:0 Output:0}",
 		"{Endpoint:http://l Region:r AccessKey:k SecretKey:ls SessionToken:t Function:n Respond:true}",

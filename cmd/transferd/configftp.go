@@ -35,6 +35,9 @@ type ftpFile struct {
 	ProxyProtocol []string `yaml:"proxy_protocol"`
 	// Those proxies send a header on data connections too: it must name the same client.
 	ProxyData bool `yaml:"proxy_data"`
+	// Those proxies pass the client's TCP on, as AWS's network load balancers do, instead of ending it, as haproxy does. Then
+	// the end of a connection tells as much about an upload as without a proxy.
+	ProxyKeepsTCP bool `yaml:"proxy_keeps_tcp"`
 	// Begin every connection with TLS, as port 990 does; AWS has no such thing.
 	ImplicitTLS bool `yaml:"implicit_tls"`
 	// How long a control connection may go without a command while it has no transfer.
@@ -45,6 +48,8 @@ type ftpFile struct {
 	LoginDelay time.Duration `yaml:"login_delay"`
 	// How many control connections a server takes at a time.
 	MaxSessions int `yaml:"max_sessions"`
+	// How many of them may come from one address. 0: any number. AWS takes 300 with FTPS.
+	MaxPerAddress int `yaml:"max_per_address"`
 }
 
 func defaultFTP() ftpFile {
@@ -93,7 +98,8 @@ func (f ftpFile) config() FTPConfig {
 	return FTPConfig{
 		Host: f.Host, First: f.Ports.First, Last: f.Ports.Last,
 		PassiveFirst: f.PassivePorts.First, PassiveLast: f.PassivePorts.Last, PassiveAddresses: passiveAddresses(f.PassiveAddresses),
-		Proxies: networks(f.ProxyProtocol), ProxyData: f.ProxyData, Implicit: f.ImplicitTLS, Idle: f.Idle, DataTimeout: f.DataTimeout, LoginDelay: f.LoginDelay, MaxSessions: f.MaxSessions,
+		Proxies: networks(f.ProxyProtocol), ProxyData: f.ProxyData, ProxyKeepsTCP: f.ProxyKeepsTCP, Implicit: f.ImplicitTLS,
+		Idle: f.Idle, DataTimeout: f.DataTimeout, LoginDelay: f.LoginDelay, MaxSessions: f.MaxSessions, MaxPerAddress: f.MaxPerAddress,
 	}
 }
 
@@ -178,9 +184,11 @@ func (f *configFile) judgeFTP(at yamlstrict.Lines) error {
 	require(f.FTP.DataTimeout > 0, "ftp.data_timeout", "must be more than 0")
 	require(f.FTP.LoginDelay > 0, "ftp.login_delay", "must be more than 0")
 	require(f.FTP.MaxSessions > 0, "ftp.max_sessions", "must be at least 1")
+	require(f.FTP.MaxPerAddress >= 0, "ftp.max_per_address", "must not be negative")
 	require(areNetworks(f.FTP.ProxyProtocol), "ftp.proxy_protocol", "must be networks such as 10.0.0.0/8")
 	require(areNetworks(f.SFTP.ProxyProtocol), "sftp.proxy_protocol", "must be networks such as 10.0.0.0/8")
 	require(!f.FTP.ProxyData || len(f.FTP.ProxyProtocol) > 0, "ftp.proxy_data", "needs proxy_protocol")
+	require(!f.FTP.ProxyKeepsTCP || len(f.FTP.ProxyProtocol) > 0, "ftp.proxy_keeps_tcp", "needs proxy_protocol")
 	for network, address := range f.FTP.PassiveAddresses {
 		key := "ftp.passive_addresses." + network
 		_, err := parseNetwork(network)

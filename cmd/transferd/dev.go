@@ -33,7 +33,8 @@ type devFlags struct {
 const devAbout = `transferd dev: the whole product on one machine, nothing to install or configure.
 
 Starts the control API, an S3 store on local disk, a bucket, one SFTP server with a user whose key it makes, and one
-server for FTP and FTPS with a users file and a certificate that it signs itself. All state is in -data, so a second
+server for FTP and FTPS with a users file and a certificate that it signs itself. The folder DATA/efs is an EFS file
+system, for servers with Domain EFS (EFS_FILE_SYSTEM_ID in dev.env). All state is in -data, so a second
 start has the same ids, keys, users and objects. Prints the commands to try and writes
 DATA/dev.env (export NAME=value lines). Ends on Ctrl-C or SIGTERM.
 

@@ -154,7 +154,8 @@ func (d *daemon) ftpDoor(stores storage.Stores, set *certificates.Set) fleet.Doo
 		Provider: d.guard, Sessions: d.sessions, Stores: stores, Certificates: set.Get, Log: d.log, Metrics: d.registry,
 		Now: time.Now, DrainTimeout: d.cfg.Drain, PassivePorts: ports, PassiveAddresses: d.cfg.FTP.PassiveAddresses,
 		ImplicitTLS: d.cfg.FTP.Implicit, IdleTimeout: d.cfg.FTP.Idle, DataTimeout: d.cfg.FTP.DataTimeout,
-		LoginDelay: d.cfg.FTP.LoginDelay, MaxSessions: d.cfg.FTP.MaxSessions, Banned: d.guard.Banned, ProxyData: d.cfg.FTP.ProxyData,
+		LoginDelay: d.cfg.FTP.LoginDelay, MaxSessions: d.cfg.FTP.MaxSessions, MaxPerAddress: d.cfg.FTP.MaxPerAddress,
+		Banned: d.guard.Banned, ProxyData: d.cfg.FTP.ProxyData, ProxyKeepsTCP: d.cfg.FTP.ProxyKeepsTCP,
 	})
 	pool := fleet.Addresses{
 		Host: d.cfg.FTP.Host, First: d.cfg.FTP.First, Last: d.cfg.FTP.Last, TagAddress: fleet.TagFTPAddress, TagAsk: fleet.TagFTPAsk,

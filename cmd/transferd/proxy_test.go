@@ -16,7 +16,7 @@ func TestBehindProxy(t *testing.T) {
 	t.Parallel()
 	const right = "right pass"
 	p, _ := startServe(t, fmt.Sprintf(`
-ftp: {host: 127.0.0.1, ports: 0, passive_ports: 0, login_delay: 1ms, proxy_protocol: [127.0.0.1]}
+ftp: {host: 127.0.0.1, ports: 0, passive_ports: 0, login_delay: 1ms, proxy_protocol: [127.0.0.1], proxy_keeps_tcp: true, max_per_address: 3}
 identity: {users_file: %s, guard: {delay: 1ms, max_delay: 1ms, ban_after: 3}}
 `, usersFile(t, right)))
 	_, ftp := p.passwordServer()
@@ -62,6 +62,12 @@ identity: {users_file: %s, guard: {delay: 1ms, max_delay: 1ms, ban_after: 3}}
 	}
 	if _, _, err := dialFTP(t, ftp, "PROXY TCP4 203.0.113.9 198.51.100.1 40001 21\r\n").ReadResponse(220); err != nil {
 		t.Errorf("another address behind the proxy: %v", err)
+	}
+	if _, _, err := dialFTP(t, ftp, "PROXY TCP4 203.0.113.9 198.51.100.1 40002 21\r\n").ReadResponse(220); err != nil {
+		t.Errorf("a third connection: %v", err)
+	}
+	if _, _, err := dialFTP(t, ftp, "PROXY TCP4 203.0.113.9 198.51.100.1 40003 21\r\n").ReadResponse(421); err != nil {
+		t.Errorf("more than max_per_address: %v", err)
 	}
 	if code, text, err := dialFTP(t, ftp, "USER carol\r\nPASS x\r\nNOOP\r\n").ReadResponse(220); err == nil {
 		t.Errorf("without a header: %d %s", code, text)

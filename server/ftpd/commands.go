@@ -236,8 +236,7 @@ func (c *connection) status() (string, bool) {
 
 // features lists what there is beyond RFC 959 (RFC 2389, 3).
 func (c *connection) features() (string, bool) {
-	list := []string{"UTF8", "CLNT", "SIZE", "MDTM", "MFMT", "REST STREAM", "EPSV", "PASV", "TVFS", "LANG EN*",
-		"MLST type*;size*;modify*;"}
+	list := []string{"UTF8", "CLNT", "SIZE", "MDTM", "MFMT", "REST STREAM", "EPSV", "PASV", "TVFS", "LANG EN*", c.unwanted.feature()}
 	if c.rules.ftps {
 		list = append(list, "AUTH TLS", "PBSZ", "PROT")
 	}
@@ -250,8 +249,8 @@ func (c *connection) options(word string) (string, bool) {
 	switch {
 	case (name == "UTF8" || name == "UTF-8") && value != "OFF":
 		return c.answer(200, "UTF-8 is always on.")
-	case name == "MLST": // RFC 3659, 7.9: what listings will show
-		return c.answer(200, "MLST OPTS type;size;modify;")
+	case name == "MLST":
+		return c.chooseFacts(value)
 	case name == "UTF8" || name == "UTF-8":
 		return c.answer(504, "UTF-8 cannot be turned off.")
 	}

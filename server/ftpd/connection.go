@@ -46,6 +46,7 @@ type connection struct {
 	restart            int64  // REST, for the next transfer
 	offset             int64  // where the transfer begins that is under way
 	extendedOnly       bool   // EPSV ALL
+	unwanted           unwanted
 	tlsVersion, cipher string
 
 	secure    atomic.Bool  // the control connection is TLS

@@ -23,6 +23,7 @@ type data struct {
 	once     sync.Once // the handshake
 	failed   error     // of the handshake
 	out      *bufio.Writer
+	entries  bool // what goes out is MLSD's
 
 	mu      sync.Mutex // guards what follows
 	moved   time.Time  // when the deadline was set last
@@ -58,6 +59,7 @@ func (c *connection) connect(conn net.Conn) (net.Conn, error) {
 	d := &data{Conn: conn, c: c, raw: &dataWire{Conn: conn}}
 	s, _ := c.look()
 	d.reading = s.verb == "STOR" || s.verb == "STOU" || s.verb == "APPE"
+	d.entries = s.verb == "MLSD"
 	if c.protected.Load() {
 		d.tickets = c.keys.data()
 		d.raw.records = &records{}
@@ -182,11 +184,14 @@ func (d *data) Write(p []byte) (int, error) {
 	if d.out == nil {
 		d.out = bufio.NewWriterSize(listing{d}, 16<<10)
 	}
-	n, err := d.out.Write(p)
-	if err != nil {
-		err = d.c.refuse(d.c.broken(err))
+	line := string(p)
+	if d.entries {
+		line = d.c.unwanted.trim(line)
 	}
-	return n, err
+	if _, err := d.out.WriteString(line); err != nil {
+		return 0, d.c.refuse(d.c.broken(err))
+	}
+	return len(p), nil
 }
 
 // Flush is called by the library at the end of a transfer.

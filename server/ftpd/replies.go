@@ -138,6 +138,8 @@ func (c *connection) reword(s *connectionState, code int, line string) string {
 		return "451 Service unavailable.\r\n"
 	case code == 500:
 		return "500 Command not understood.\r\n"
+	case s.verb == "MLST" && strings.HasPrefix(line, " Type="):
+		return " " + c.unwanted.trim(line[1:])
 	case s.verb == "STAT" && strings.HasPrefix(line, " %s"): // a slip of the library's
 		return " " + strings.TrimPrefix(line, " %s")
 	}

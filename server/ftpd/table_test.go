@@ -59,7 +59,7 @@ func TestCommands(t *testing.T) {
 		{"TYPE X", "501"}, {"TYPE", "501"}, {"TYPE I", "200"}, {"type i", "200"},
 		// Negotiation: RFC 2389, RFC 2640, RFC 3659, 7.9.
 		{"OPTS UTF8 ON", "200"}, {"opts utf8 on", "200"}, {"OPTS UTF8", "200"}, {"OPTS UTF8 OFF", "504"}, {"OPTS UTF-8 ON", "200"},
-		{"OPTS MLST type;size;", "200 MLST OPTS type;size;modify;\r\n"}, {"OPTS MLST", "200 MLST OPTS"}, {"OPTS NONSENSE", "501"}, {"OPTS", "501"},
+		{"OPTS MLST Size;UNIX.mode;type;", "200 MLST OPTS type;size;\r\n"}, {"OPTS MLST", "200 MLST OPTS\r\n"}, {"OPTS NONSENSE", "501"}, {"OPTS", "501"},
 		{"LANG", "200"}, {"LANG en-US", "200"}, {"LANG fr", "504"}, {"HOST ftp.test", "502"}, {"CLNT test", "200"},
 		// Active mode, RFC 2428, and EPSV's arguments. AWS: passive only.
 		{"PORT 127,0,0,1,4,4", "502"}, {"EPRT |1|127.0.0.1|1234|", "502"}, {"LPRT 4", "502"}, {"PASV", "227 "}, {"EPSV", "229 "}, {"EPSV 1", "229"},
@@ -122,5 +122,32 @@ func TestFeatures(t *testing.T) {
 	}
 	if strings.Contains(reply, "EPRT") {
 		t.Errorf("EPRT in %q", reply)
+	}
+}
+
+// OPTS MLST says which facts MLSD and MLST show, and FEAT marks them (RFC 3659, 7.8 and 7.9).
+func TestFacts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.store.put("home/a b; c=d", []byte("abc"))
+	p := r.login(t, 0)
+	for _, c := range []struct{ options, reply, feature, entry string }{
+		{"OPTS MLST size;UNIX.mode;", "200 MLST OPTS size;\r\n", "MLST type;size*;modify;", "Size=3; a b; c=d\r\n"},
+		{"OPTS MLST Type;Modify;", "200 MLST OPTS type;modify;\r\n", "MLST type*;size;modify*;", "Type=file;Modify="},
+		{"OPTS MLST", "200 MLST OPTS\r\n", "MLST type;size;modify;", " a b; c=d\r\n"},
+		{"OPTS MLST type;size;modify;", "200 MLST OPTS type;size;modify;\r\n", "MLST type*;size*;modify*;", "Type=file;Size=3;Modify="},
+	} {
+		if got := p.cmd("200", c.options); got != c.reply {
+			t.Errorf("%s: %q", c.options, got)
+		}
+		if got := p.cmd("211", "FEAT"); !strings.Contains(got, "\r\n "+c.feature+"\r\n") {
+			t.Errorf("%s: FEAT %q", c.options, got)
+		}
+		if got := p.fetch("MLSD"); !strings.HasPrefix(got, c.entry) || !strings.HasSuffix(got, " a b; c=d\r\n") {
+			t.Errorf("%s: MLSD %q", c.options, got)
+		}
+		if got := p.cmd("250", "MLST a b; c=d"); !strings.Contains(got, "\r\n "+c.entry) || !strings.Contains(got, " a b; c=d\r\n250 ") {
+			t.Errorf("%s: MLST %q", c.options, got)
+		}
 	}
 }

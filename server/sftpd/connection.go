@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type connection struct {
 	rings    *rings
 	net      *meter
 	sourceIP string
+	proxied  bool // a proxy's header told sourceIP
 
 	// Set by the handshake.
 	ssh   *ssh.ServerConn
@@ -47,9 +49,15 @@ func newConnection(s *Server, raw net.Conn, settings Settings, r *rings) *connec
 	if host, _, err := net.SplitHostPort(ip); err == nil {
 		ip = host
 	}
-	c := &connection{Server: s, settings: settings, rings: r, net: &meter{Conn: raw}, sourceIP: ip}
+	c := &connection{Server: s, settings: settings, rings: r, net: &meter{Conn: raw}, sourceIP: ip, proxied: proxied(raw, ip)}
 	c.touch()
 	return c
+}
+
+// proxied says whether a header told who the client is. A proxy that speaks for itself is a client like any other.
+func proxied(raw net.Conn, ip string) bool {
+	through, ok := raw.(interface{ Proxy() netip.Addr })
+	return ok && through.Proxy().String() != ip
 }
 
 // handshake makes a login of a TCP connection, within HandshakeTimeout.

@@ -38,6 +38,9 @@ func (c *connection) connected(ctx context.Context, sessionID string) {
 		slog.String("source-ip", c.sourceIP),
 		slog.String("client", string(c.ssh.ClientVersion())),
 	}
+	if c.proxied {
+		attrs = append(attrs, slog.String("proxy-protocol-v2-header", "applied"))
+	}
 	if negotiated, ok := c.ssh.Conn.(ssh.AlgorithmsConnMetadata); ok {
 		a := negotiated.Algorithms()
 		attrs = append(attrs, slog.String("kex", a.KeyExchange), slog.String("ciphers", a.Read.Cipher+","+a.Write.Cipher))

@@ -47,6 +47,7 @@ type rig struct {
 	keyFile string
 	addr    string
 	manager *session.Manager
+	wrap    func(net.Listener) net.Listener // nil: nothing
 
 	mu       sync.Mutex // guards settings
 	settings sftpd.Settings
@@ -92,6 +93,9 @@ func newRig(t *testing.T, options ...option) *rig {
 		t.Fatal(err)
 	}
 	r.addr = ln.Addr().String()
+	if r.wrap != nil {
+		ln = r.wrap(ln)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go func() {
