@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -21,7 +22,7 @@ import (
 )
 
 // kills is how often TestKilledAgainAndAgain kills: go test -run KilledAgain -kills 300.
-var kills = flag.Int("kills", 6, "how often the child process is killed")
+var kills = flag.Int("kills", 4, "how often the child process is killed")
 
 // hangVariable makes a child's steps never end.
 const hangVariable = "TRANSFERD_DB_TEST_HANG"
@@ -133,7 +134,12 @@ func spawn(t *testing.T, dir string, env ...string) (kill func()) {
 	self, err := os.Executable()
 	must(t, err)
 	c := exec.Command(self)
-	c.Env = append(append(os.Environ(), childVariable+"="+dir, urlVariable+"="+where(t, Config{Dir: filepath.Join(dir, "data")}).URL), env...)
+	data := filepath.Join(dir, "data")
+	url := where(t, Config{Dir: data}).URL
+	if _, err := os.Stat(data); url == "" && errors.Is(err, fs.ErrNotExist) {
+		embeddedTables.put(t, data)
+	}
+	c.Env = append(append(os.Environ(), childVariable+"="+dir, urlVariable+"="+url), env...)
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.StdoutPipe()
@@ -173,7 +179,7 @@ func testKilledAgainAndAgain(t *testing.T) {
 	effects, err := appender(filepath.Join(dir, "effects"))
 	must(t, err)
 	stop := work(t, d, recordingEngine(d, effects), 16)
-	eventually(t, "all executions end", 2*time.Minute, func() bool {
+	eventually(t, "all executions end", long, func() bool {
 		var n int
 		must(t, d.reader().QueryRow(ctx, `SELECT COUNT(*) FROM executions WHERE ended = 0`).Scan(&n))
 		return n == 0
@@ -255,7 +261,7 @@ func testRestartResumesAtOnce(t *testing.T) {
 	select {
 	case <-first:
 		t.Logf("%d steps were running; the first came again after %s", before, time.Since(began))
-	case <-time.After(2 * time.Second):
-		t.Error("no step came again within 2 s")
+	case <-time.After(long):
+		t.Error("no step came again")
 	}
 }

@@ -85,6 +85,7 @@ type DB struct {
 	events  func(session.Upload, session.Verdict) events.Event
 	working atomic.Bool // one Work at a time
 	backoff func(failures int) time.Duration
+	poll    time.Duration // of the queue
 	// throttle is asked before an execution begins.
 	throttle *buckets
 
@@ -97,7 +98,7 @@ type DB struct {
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
 		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
-		events: cfg.Events, backoff: backoff, throttle: &buckets{Throttle: cfg.Throttle},
+		events: cfg.Events, backoff: backoff, poll: fetchPoll, throttle: &buckets{Throttle: cfg.Throttle},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

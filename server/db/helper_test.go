@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -33,6 +34,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	// Most tests wait for others' work or for the disk: more of them at once than there are processors. A flag of the
+	// command line comes later and counts.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(tidy{m})
 }
@@ -98,7 +105,7 @@ func wantExists(t testing.TB, err error, kind, resource string) {
 func eventually(t testing.TB, what string, within time.Duration, is func() bool) {
 	t.Helper()
 	deadline := time.After(within)
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {

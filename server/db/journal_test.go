@@ -114,7 +114,7 @@ func testExecutionsOutliveWhatCausedThem(t *testing.T) {
 	}
 	work(t, d, succeed(d), 2)
 	for _, e := range ids {
-		eventually(t, "execution ends", 30*time.Second, hasStatus(t, d, e, workflow.Completed))
+		eventually(t, "execution ends", long, hasStatus(t, d, e, workflow.Completed))
 	}
 	must(t, d.DeleteServer(ctx, id))
 	must(t, d.DeleteWorkflow(ctx, "w-whole"))

@@ -268,7 +268,7 @@ func mapKeys[K any](m *sync.Map) (keys []K) {
 // Several processes that start at once on an empty database leave it as one would.
 func TestMigratedAtOnce(t *testing.T) {
 	t.Parallel()
-	url := servers.database(t, t.TempDir())
+	url := servers.empty(t)
 	each(4, 4, func(i int) {
 		d, err := Open(t.Context(), Config{URL: url, Node: fmt.Sprint("n", i)})
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 func embedded(t *testing.T, dir string) (before world, running, waiting workflow.ExecutionID, open1 session.Upload) {
 	t.Helper()
 	ctx := t.Context()
+	embeddedTables.put(t, dir)
 	d, err := Open(ctx, Config{Dir: dir, Drain: 10 * time.Millisecond})
 	must(t, err)
 	id := attached(t, d, 2)
@@ -49,7 +50,7 @@ func embedded(t *testing.T, dir string) (before world, running, waiting workflow
 func TestMove(t *testing.T) {
 	t.Parallel()
 	ctx, dir, log := t.Context(), filepath.Join(t.TempDir(), "db"), slog.New(slog.DiscardHandler)
-	url := servers.database(t, t.TempDir())
+	url := servers.empty(t)
 	before, running, waiting, open1 := embedded(t, dir)
 
 	cut, cancel := context.WithCancel(ctx)

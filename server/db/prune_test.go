@@ -59,7 +59,7 @@ func testPrune(t *testing.T) {
 		send(t, d, id, whole())
 	}
 	stop := work(t, d, succeed(d), 4)
-	eventually(t, "all executions end", time.Minute, func() bool { return count(t, d, `executions WHERE ended = 0`) == 0 })
+	eventually(t, "all executions end", long, func() bool { return count(t, d, `executions WHERE ended = 0`) == 0 })
 	stop()
 	open1, running := anUpload(d, id), send(t, d, id, whole()) // nobody works on the second one
 	must(t, d.Begin(ctx, open1))
@@ -90,7 +90,7 @@ func testPrune(t *testing.T) {
 	}
 	stop = work(t, d, succeed(d), 2) // what was under way goes on
 	for _, e := range []workflow.ExecutionID{running, recent} {
-		eventually(t, "execution ends", 10*time.Second, hasStatus(t, d, e, workflow.Completed))
+		eventually(t, "execution ends", long, hasStatus(t, d, e, workflow.Completed))
 	}
 	stop()
 	must(t, d.End(ctx, open1, whole())) // and causes an execution that nobody works on

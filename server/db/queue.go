@@ -112,7 +112,7 @@ func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 		Workers:                     all,
 		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}},
 		FetchCooldown:               fetchCooldown,
-		FetchPollInterval:           fetchPoll,
+		FetchPollInterval:           d.poll,
 		JobTimeout:                  -1, // a step has its own limits; a big copy takes hours
 		SoftStopTimeout:             d.drain,
 		CompletedJobRetentionPeriod: time.Hour, // the executions are the record

@@ -24,12 +24,12 @@ func testExecutionRunsToItsEnd(t *testing.T) {
 	id := attached(t, d, 3)
 	work(t, d, succeed(d), 4)
 	e := send(t, d, id, whole())
-	eventually(t, "completed", 5*time.Second, hasStatus(t, d, e, workflow.Completed))
+	eventually(t, "completed", long, hasStatus(t, d, e, workflow.Completed))
 	got := value[workflow.Execution](t)(d.Execution(t.Context(), e))
 	if len(got.Results.Steps) != 3 || got.Ended.IsZero() || got.Results.Steps[2].Attempt != 1 {
 		t.Errorf("%+v", got)
 	}
-	eventually(t, "jobs done", 5*time.Second, func() bool { return jobs(t, d, "state <> 'completed'") == 0 })
+	eventually(t, "jobs done", long, func() bool { return jobs(t, d, "state <> 'completed'") == 0 })
 }
 
 func TestExceptionSteps(t *testing.T) { both(t, testExceptionSteps) }
@@ -47,7 +47,7 @@ func testExceptionSteps(t *testing.T) {
 		return advance(ctx, tr)
 	}, 1)
 	e := send(t, d, id, whole())
-	eventually(t, "ended", 5*time.Second, hasStatus(t, d, e, workflow.Exception))
+	eventually(t, "ended", long, hasStatus(t, d, e, workflow.Exception))
 	got := value[workflow.Execution](t)(d.Execution(t.Context(), e)).Results
 	if len(got.Steps) != 1 || got.Steps[0].Error.Type != workflow.NotFound || len(got.OnExceptionSteps) != 1 {
 		t.Errorf("%+v", got)
@@ -77,7 +77,7 @@ func testFailedAttemptsComeAgainMarked(t *testing.T) {
 		return succeed(d)(ctx, j, advance)
 	}, 1)
 	e := send(t, d, id, whole())
-	eventually(t, "completed", 10*time.Second, hasStatus(t, d, e, workflow.Completed))
+	eventually(t, "completed", long, hasStatus(t, d, e, workflow.Completed))
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(attempts, []int{1, 2, 3, 4}) {
@@ -113,7 +113,7 @@ func testLastAttemptEndsTheExecution(t *testing.T) {
 				return run(ctx, j, advance)
 			}, 1)
 			e := send(t, d, id, whole())
-			eventually(t, "given up", 15*time.Second, hasStatus(t, d, e, workflow.Exception))
+			eventually(t, "given up", long, hasStatus(t, d, e, workflow.Exception))
 			got := value[workflow.Execution](t)(d.Execution(t.Context(), e))
 			if runs.Load() != maxFailures || last.Load() != maxFailures {
 				t.Errorf("%d runs, last was %d, want %d", runs.Load(), last.Load(), maxFailures)
@@ -146,7 +146,7 @@ func testStaleJobChangesNothing(t *testing.T) {
 		return first
 	}, 1)
 	e := send(t, d, id, whole())
-	eventually(t, "completed", 5*time.Second, hasStatus(t, d, e, workflow.Completed))
+	eventually(t, "completed", long, hasStatus(t, d, e, workflow.Completed))
 	for range 2 {
 		if err := <-answers; !errors.Is(err, workflow.ErrStale) {
 			t.Errorf("second transition: %v", err)
@@ -165,7 +165,7 @@ func TestStopDrainsThenCancels(t *testing.T) { both(t, testStopDrainsThenCancels
 
 func testStopDrainsThenCancels(t *testing.T) {
 	dir := t.TempDir()
-	d := open(t, Config{Dir: dir, Drain: 1500 * time.Millisecond})
+	d := open(t, Config{Dir: dir, Drain: 4 * time.Second})
 	id := attached(t, d, 1)
 	slow, quick := send(t, d, id, whole()), send(t, d, id, whole())
 	running, stopping := make(chan struct{}, 2), make(chan struct{})
@@ -189,7 +189,7 @@ func testStopDrainsThenCancels(t *testing.T) {
 
 	d = open(t, Config{Dir: dir})
 	work(t, d, succeed(d), 1)
-	eventually(t, "completed", 2*time.Second, hasStatus(t, d, slow, workflow.Completed))
+	eventually(t, "completed", long, hasStatus(t, d, slow, workflow.Completed))
 	if r := value[workflow.Execution](t)(d.Execution(t.Context(), slow)).Results.Steps[0]; r.Attempt != 2 {
 		t.Errorf("the repeat is attempt %d", r.Attempt)
 	}
@@ -201,7 +201,7 @@ func testOneWorkAtATime(t *testing.T) {
 	d := open(t, Config{})
 	attached(t, d, 1)
 	work(t, d, succeed(d), 1)
-	eventually(t, "working", 5*time.Second, d.working.Load)
+	eventually(t, "working", long, d.working.Load)
 	if err := d.Work(t.Context(), succeed(d), 1); err == nil {
 		t.Error("worked twice")
 	}
@@ -229,7 +229,7 @@ func testCrashingStepIsGivenUp(t *testing.T) {
 		t.Error("ran once more")
 		return nil
 	}, 1)
-	eventually(t, "given up", 5*time.Second, hasStatus(t, d, e, workflow.Exception))
+	eventually(t, "given up", long, hasStatus(t, d, e, workflow.Exception))
 }
 
 func TestWatchFindsLostJobsOnly(t *testing.T) {
@@ -252,10 +252,12 @@ func TestWatchFindsLostJobsOnly(t *testing.T) {
 	}
 }
 
-func TestFirstStepStartsSoon(t *testing.T) { both(t, testFirstStepStartsSoon) }
+// Steps start because somebody rings, not because the queue looks for them once in a while.
+func TestFirstStepWaitsForNoPoll(t *testing.T) { both(t, testFirstStepWaitsForNoPoll) }
 
-func testFirstStepStartsSoon(t *testing.T) {
+func testFirstStepWaitsForNoPoll(t *testing.T) {
 	d := open(t, Config{})
+	d.poll = time.Hour
 	id := attached(t, d, 1)
 	started := make(chan time.Time, 1)
 	work(t, d, func(ctx context.Context, j workflow.Job, advance workflow.Advance) error {
@@ -265,7 +267,7 @@ func testFirstStepStartsSoon(t *testing.T) {
 	send(t, d, id, whole())
 	<-started // River is up
 	var waits, commits []time.Duration
-	for range 50 {
+	for range 20 {
 		u := anUpload(d, id)
 		must(t, d.Begin(t.Context(), u))
 		began := time.Now()
@@ -275,11 +277,7 @@ func testFirstStepStartsSoon(t *testing.T) {
 	}
 	slices.Sort(waits)
 	slices.Sort(commits)
-	t.Logf("from End to the first step: median %s, longest %s; End itself: median %s", waits[25], waits[49], commits[25])
-	// Between the two lies one commit, River's fetch. A busy disk makes both slow; waiting for a poll would add to one.
-	if waits[25] > 25*time.Millisecond+3*commits[25] {
-		t.Errorf("median %s", waits[25])
-	}
+	t.Logf("from End to the first step: median %s, longest %s; End itself: median %s", waits[10], waits[19], commits[10])
 }
 
 func TestBackoffGrowsAndStops(t *testing.T) {

@@ -40,7 +40,7 @@ func TestSpeed(t *testing.T) {
 			cfg := Config{Dir: t.TempDir()}
 			if name == onPostgres {
 				base := fmt.Sprint("speed", round)
-				must(t, cluster.Create(t.Context(), base))
+				must(t, cluster.Create(t.Context(), base, ""))
 				cfg.URL = cluster.URL(base)
 			}
 			measure(t, name, open(t, cfg), cfg.Dir)
@@ -90,7 +90,7 @@ func measure(t *testing.T, name string, d *DB, dir string) {
 		took := time.Since(began)
 		tick.Stop()
 		var waits []time.Duration
-		eventually(t, "all have begun", 5*time.Minute, func() bool {
+		eventually(t, "all have begun", long, func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			waits = waits[:0]
@@ -105,7 +105,7 @@ func measure(t *testing.T, name string, d *DB, dir string) {
 		t.Logf("%s: %d uploads/s asked, %.0f sent: End to first step p50 %s, p99 %s", name, rate, float64(n)/took.Seconds(),
 			waits[n/2].Round(10*time.Microsecond), waits[(n-1)*99/100].Round(10*time.Microsecond))
 		want := steps.Load()
-		eventually(t, "quiet", 5*time.Minute, func() bool { was := want; want = steps.Load(); return was == want && idle(t, d) })
+		eventually(t, "quiet", long, func() bool { was := want; want = steps.Load(); return was == want && idle(t, d) })
 	}
 
 	const many = 5000
@@ -118,7 +118,7 @@ func measure(t *testing.T, name string, d *DB, dir string) {
 		}
 	})
 	queued := time.Since(began)
-	eventually(t, "all done", 10*time.Minute, func() bool { return steps.Load() >= first+3*many })
+	eventually(t, "all done", long, func() bool { return steps.Load() >= first+3*many })
 	took := time.Since(began)
 	t.Logf("%s: %d executions of 3 steps in %s: %.0f/s (all sent after %s)", name, many, took.Round(time.Millisecond), many/took.Seconds(),
 		queued.Round(time.Millisecond))

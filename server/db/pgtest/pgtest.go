@@ -166,8 +166,9 @@ func (c *Cluster) URL(database string) string {
 		RawQuery: url.Values{"host": {c.dir}}.Encode()}).String()
 }
 
-// Create makes a database that sorts text as people do, which is what operators have. One that exists already is fine.
-func (c *Cluster) Create(ctx context.Context, database string) error {
+// Create makes a database that sorts text as people do, which is what operators have; or a copy of template, if that is
+// not empty, which nobody may use meanwhile. One that exists already is fine.
+func (c *Cluster) Create(ctx context.Context, database, template string) error {
 	conn, err := pgx.Connect(ctx, c.URL("postgres"))
 	if err != nil {
 		return err
@@ -177,8 +178,11 @@ func (c *Cluster) Create(ctx context.Context, database string) error {
 	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)`, database).Scan(&there); err != nil || there {
 		return err
 	}
-	_, err = conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{database}.Sanitize()+
-		` TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'`)
+	from := `template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'`
+	if template != "" {
+		from = pgx.Identifier{template}.Sanitize()
+	}
+	_, err = conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{database}.Sanitize()+` TEMPLATE `+from)
 	return err
 }
 
