@@ -61,6 +61,8 @@ type Config struct {
 	Functions map[string]functionFile
 	// Secrets are the keys of DECRYPT steps.
 	Secrets steps.Secrets
+	// Events says who is told of what became of files.
+	Events eventsFile
 	// Retention is how long ended uploads and executions stay readable; 0 is for ever.
 	Retention time.Duration
 	// Throttle bounds how many executions of a workflow begin.

@@ -68,6 +68,8 @@ type configFile struct {
 	// aws/transfer/SERVER-ID/USERNAME: FILE, or with @pgp-default for all users without one. Read each time. See
 	// docs/workflows.md.
 	Secrets map[string]string `yaml:"secrets"`
+	// Who is told of uploads, downloads, renames and deletions. See docs/events.md.
+	Events eventsFile `yaml:"events"`
 	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
 	Buffers byteCount `yaml:"buffers"`
 	// When an upload is whole.
@@ -237,6 +239,7 @@ func defaultFile() configFile {
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
 		Buffers: 1 << 30, Uploads: defaultUploads(), Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
 		Throttle: throttleFile{ExecutionsBurst: 100},
+		Events:   eventsFile{Retention: eventRetention},
 		Log:      logFile{File: "-"},
 	}
 }
@@ -317,7 +320,7 @@ func loadFile(name string, getenv func(string) string) (configFile, error) {
 	}
 	lines, err := yamlstrict.Decode(node, &f)
 	if err == nil {
-		err = errors.Join(f.addSecrets(getenv), f.addFunctionSecrets(getenv), f.judge(lines))
+		err = errors.Join(f.addSecrets(getenv), f.addFunctionSecrets(getenv), f.addEventSecrets(getenv), f.judge(lines))
 	}
 	if err != nil {
 		return f, fmt.Errorf("%s:\n%w", name, err)
@@ -393,7 +396,7 @@ func (f *configFile) judge(at yamlstrict.Lines) error {
 		require(n >= 0, "limits."+key, "must not be negative")
 	}
 	require(f.Log.File != "", "log.file", "must name a file, or be - for standard error")
-	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), f.judgeStores(at), judgeFunctions(f.Functions, at), f.judgeSecrets(at))...)
+	return errors.Join(append(errs, f.judgeKeys(at), f.judgeTLS(at), f.judgeFTP(at), f.judgeFileSystems(at), f.judgeUploads(at), f.judgeIdentity(at), f.judgeStores(at), judgeFunctions(f.Functions, at), f.judgeSecrets(at), f.judgeEvents(at))...)
 }
 
 func (f *configFile) judgeKeys(at yamlstrict.Lines) error {
@@ -446,7 +449,7 @@ func (f *configFile) config() Config {
 			Host: f.SFTP.Host, First: f.SFTP.Ports.First, Last: f.SFTP.Ports.Last,
 			Keepalive: f.SFTP.Keepalive, KeepaliveMax: f.SFTP.KeepaliveMax, Idle: f.SFTP.Idle, MaxSessions: f.SFTP.MaxSessions, Proxies: networks(f.SFTP.ProxyProtocol),
 		},
-		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions, Secrets: secretFiles(f.Secrets),
+		FTP: f.FTP.config(), Guard: f.Identity.Guard.config(), Roles: f.roles(), Functions: f.Functions, Events: f.Events, Secrets: secretFiles(f.Secrets),
 		Throttle:     db.Throttle{PerSecond: f.Throttle.ExecutionsPerSecond, Burst: f.Throttle.ExecutionsBurst},
 		Certificates: f.certificates(), UsersFile: f.Identity.UsersFile,
 		FileSystems: f.fileSystems(),

@@ -236,10 +236,11 @@ func configurationPage(t *testing.T) []byte {
 		"| `" + envS3AccessKey + "`, `" + envS3SecretKey + "`, `" + envS3SessionToken + "` | credentials for the object store |\n" +
 		"| `" + envDatabase + "` | the URL of the PostgreSQL database, which may hold a password |\n" +
 		"| `" + envRoleKeys + "` | secrets of the access keys of roles, `ID:SECRET`, as above |\n" +
-		"| `" + envFunctionSecrets + "` | secrets of functions, `ARN=SECRET`, several with spaces or commas between them |\n\n" +
+		"| `" + envFunctionSecrets + "` | secrets of functions, `ARN=SECRET`, several with spaces or commas between them |\n" +
+		"| `" + envEventSecrets + "` | secrets of sinks of events, `NAME=SECRET`, several with spaces or commas between them |\n\n" +
 		"| key | default | meaning |\n|---|---|---|\n")
 	comments := fieldComments(t, "configfile.go")
-	for _, name := range []string{"configftp.go", "configroles.go"} {
+	for _, name := range []string{"configftp.go", "configroles.go", "events.go"} {
 		maps.Copy(comments, fieldComments(t, name))
 	}
 	defaults := defaultFile()

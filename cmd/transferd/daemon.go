@@ -21,6 +21,7 @@ import (
 
 	"github.com/transferd/transferd/server/api"
 	"github.com/transferd/transferd/server/db"
+	"github.com/transferd/transferd/server/events"
 	"github.com/transferd/transferd/server/fleet"
 	"github.com/transferd/transferd/server/identity"
 	"github.com/transferd/transferd/server/identity/guard"
@@ -56,6 +57,7 @@ type daemon struct {
 	recovering session.RecoverConfig // how uploads of dead processes are brought to their end
 	recovery   *session.Recovery
 	engine     *workflow.Engine
+	events     *events.Delivery
 	fleet      *fleet.Fleet
 	dispatch   *identity.Dispatch
 	guard      *guard.Guard       // before dispatch
@@ -79,7 +81,7 @@ func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	d.db, err = db.Open(ctx, db.Config{
-		URL: cfg.Database, Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Throttle: cfg.Throttle, Log: d.log, Now: time.Now, Registerer: d.registry,
+		URL: cfg.Database, Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Throttle: cfg.Throttle, Events: cfg.eventOf(), Log: d.log, Now: time.Now, Registerer: d.registry,
 	})
 	if err != nil {
 		return nil, err
@@ -133,6 +135,7 @@ func (d *daemon) run(ctx context.Context) error {
 	front.Go(func() { failed(d.recovery.Run(fail)) })
 	front.Go(func() { failed(d.cluster(fail)) })
 	front.Go(func() { d.forget(fail) })
+	engine.Go(func() { d.sendEvents(steps) })
 	engine.Go(func() { failed(d.db.Work(steps, d.work, d.cfg.Workers)) })
 	web.Go(func() { failed(serveHTTP(d.apiServer, d.apiListener)) })
 	web.Go(func() { failed(serveHTTP(d.metricsServer, d.metricsListener)) })

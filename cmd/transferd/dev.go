@@ -22,6 +22,8 @@ type devFlags struct {
 	data, api, sftp, ftp, s3, metrics, users string
 	functionsFile                            string
 	functions                                map[string]functionFile // that it holds
+	eventsFile                               string
+	events                                   eventsFile // that it holds
 	logTo                                    string
 	ready                                    readiness
 	buffers                                  int64
@@ -52,6 +54,7 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.ftp, "ftp", "", "FTP and FTPS `host:port`; port 0 is any free one (default 127.0.0.1:2121, or any free port if that is taken)")
 	fs.StringVar(&f.users, "users", "", "`file` with the users of FTP and FTPS (default DATA/users.yaml, made with the user demo)")
 	fs.StringVar(&f.functionsFile, "functions", "", "`file` with the key functions of serve's configuration: what CUSTOM steps call")
+	fs.StringVar(&f.eventsFile, "events", "", "`file` with the key events of serve's configuration: who is told of what became of files")
 	fs.StringVar(&f.s3, "s3", "127.0.0.1:7070", "S3 store `host:port`; port 0 is any free one")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:9470", "`host:port` of /metrics, /healthz and /readyz; port 0 is any free one")
 	fs.StringVar(&f.logTo, "log", "", "`file` for the JSON log, - for standard error (default DATA/transferd.log)")
@@ -71,6 +74,9 @@ func runDev(ctx context.Context, p process, args []string) error {
 	}
 	var err error
 	if f.functions, err = loadFunctions(f.functionsFile); err != nil {
+		return err
+	}
+	if f.events, err = loadEvents(f.eventsFile, os.Getenv); err != nil {
 		return err
 	}
 	return f.run(ctx, p)
@@ -167,7 +173,7 @@ func (f devFlags) config(state *devState, log io.Writer) Config {
 			// The store is our own child on the loopback interface: nobody can alter what passes there.
 			PathStyle: true, RetryBudget: f.retry, Unsigned: true,
 		},
-		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Retention: devRetention, Log: log, Functions: f.functions,
+		Buffers: f.buffers, Workers: f.workers, Drain: f.drain, Retention: devRetention, Log: log, Functions: f.functions, Events: f.events,
 		Secrets: secretFolder(filepath.Join(f.data, "secrets")),
 	}
 }

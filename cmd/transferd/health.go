@@ -27,6 +27,11 @@ func (d *daemon) metricsHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /debug/sessions", localOnly(d.debugSessions))
 	mux.HandleFunc("GET /debug/uploads", localOnly(d.debugUploads))
+	mux.HandleFunc("GET /debug/execution", localOnly(d.debugExecution))
+	mux.HandleFunc("PUT /debug/retry", localOnly(d.debugRetry))
+	mux.HandleFunc("GET /debug/events", localOnly(d.debugEvents))
+	mux.HandleFunc("GET /debug/events/sinks", localOnly(d.debugSinks))
+	mux.HandleFunc("PUT /debug/events/replay", localOnly(d.debugReplay))
 	mux.HandleFunc("GET /debug/bans", localOnly(d.debugBans))
 	mux.HandleFunc("DELETE /debug/bans", localOnly(d.debugUnban))
 	return mux

@@ -68,8 +68,11 @@ func (d *daemon) wire(ctx context.Context) error {
 	d.sessions = session.NewManager(session.Config{
 		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.unsettled,
 		TempNames: d.cfg.Uploads.TempNames, RenameTimeout: d.cfg.Uploads.RenameTimeout, RenameGrace: d.cfg.Uploads.RenameGrace,
-		Integrity: d.cfg.Uploads.Integrity,
+		Integrity: d.cfg.Uploads.Integrity, Recorder: d.recorder(),
 	})
+	if err := d.wireEvents(ctx); err != nil {
+		return fmt.Errorf("events: %w", err)
+	}
 	if d.engine, err = workflow.New(workflow.Config{
 		Executions: d.db, Steps: d.steps(), Log: d.log, Registerer: d.registry, Now: time.Now,
 	}); err != nil {

@@ -186,6 +186,18 @@ func (d *DB) RecentUploads(ctx context.Context, n int) ([]UploadRecord, error) {
 		ORDER BY began, id`, n)
 }
 
+// Upload reads one upload.
+func (d *DB) Upload(ctx context.Context, id string) (UploadRecord, error) {
+	found, err := uploads(ctx, d.reader(), `WHERE id = $1`, id)
+	if err == nil && len(found) == 0 {
+		err = &server.NotFoundError{ResourceType: "Upload", Resource: id}
+	}
+	if err != nil {
+		return UploadRecord{}, err
+	}
+	return found[0], nil
+}
+
 // Uploads lists the journal, oldest first. After is the id of the last one seen; no limit in the page means all.
 func (d *DB) Uploads(ctx context.Context, p server.Page) ([]UploadRecord, error) {
 	if p.After == "" {

@@ -117,5 +117,5 @@ func (d *Delivery) Run(ctx context.Context) {
 	all.Wait()
 }
 
-// Close takes the metrics back: after it nobody asks a closed outbox.
-func (d *Delivery) Close() { d.metrics.close() }
+// Lost counts events that were forgotten before a sink had them.
+func (d *Delivery) Lost(sink string, n int64) { d.metrics.lost.WithLabelValues(sink).Add(float64(n)) }

@@ -11,14 +11,11 @@ import (
 // metrics are what operators see of the sinks. The backlog is asked for when somebody looks, so that every process of a
 // cluster tells the same.
 type metrics struct {
-	delivered, failures *prometheus.CounterVec
-	registerer          prometheus.Registerer
-	registered          []prometheus.Collector
+	delivered, failures, lost *prometheus.CounterVec
 }
 
 func newMetrics(cfg Config) (*metrics, error) {
 	m := &metrics{
-		registerer: cfg.Registerer,
 		delivered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "transferd_events_delivered_total", Help: "Events that a sink has taken.",
 		}, []string{"sink"}),
@@ -26,6 +23,9 @@ func newMetrics(cfg Config) (*metrics, error) {
 			Name: "transferd_events_failures_total", Help: "Tries to deliver events that failed.",
 		}, []string{"sink"}),
 	}
+	m.lost = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "transferd_events_lost_total", Help: "Events that were forgotten before a sink had them.",
+	}, []string{"sink"})
 	b := &backlogs{
 		outbox: cfg.Outbox, now: cfg.Now,
 		events: prometheus.NewDesc("transferd_events_backlog", "Events that a sink has not had.", []string{"sink"}, nil),
@@ -36,24 +36,17 @@ func newMetrics(cfg Config) (*metrics, error) {
 		b.sinks = append(b.sinks, t.Name)
 		m.delivered.WithLabelValues(t.Name)
 		m.failures.WithLabelValues(t.Name)
+		m.lost.WithLabelValues(t.Name)
 	}
-	if m.registerer == nil {
+	if cfg.Registerer == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.delivered, m.failures, b} {
-		if err := m.registerer.Register(c); err != nil {
-			m.close()
+	for _, c := range []prometheus.Collector{m.delivered, m.failures, m.lost, b} {
+		if err := cfg.Registerer.Register(c); err != nil {
 			return nil, err
 		}
-		m.registered = append(m.registered, c)
 	}
 	return m, nil
-}
-
-func (m *metrics) close() {
-	for _, c := range m.registered {
-		m.registerer.Unregister(c)
-	}
 }
 
 // backlogs asks the outbox.
