@@ -121,7 +121,8 @@ type Resumer interface {
 	// contiguous prefix, possibly empty, removes everything else of it at the far side, and returns the file. It may be
 	// called again after any crash: an upload that was completed already is found by its id and returned. begun is when
 	// the upload began, so that a store can look for unnoted leftovers. A store whose files do not say which upload they
-	// are takes what stands at the name, and answers fs.ErrNotExist if nothing does.
+	// are takes what stands at the name, and answers fs.ErrNotExist if nothing does. So does any store for an upload
+	// that was to change a file and noted nothing: what stood stays as it is.
 	Resume(ctx context.Context, name string, dead DeadUpload) (Object, error)
 }
 
@@ -131,6 +132,7 @@ type DeadUpload struct {
 	Token    string // "" if none was noted
 	Begun    time.Time
 	Metadata map[string]string
+	Modify   bool // it was to change a file that stood (CreateOptions.Modify)
 }
 
 // Copier is the ability to copy without the bytes passing through us.

@@ -200,15 +200,12 @@ func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error)
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("find store: %w", err)
 	}
-	if u.Modify && u.Token == "" {
-		return standing(ctx, b, u)
-	}
 	resumer, ok := b.(storage.Resumer)
 	if !ok {
 		return storage.Object{}, fmt.Errorf("resume upload: %w", errors.ErrUnsupported)
 	}
 	obj, err := resumer.Resume(ctx, u.Location.Name, storage.DeadUpload{ID: u.ID, Token: u.Token, Begun: u.Began,
-		Metadata: metadata(u)})
+		Metadata: metadata(u), Modify: u.Modify})
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("resume upload: %w", err)
 	}
@@ -230,16 +227,6 @@ func (r *Recovery) stores(ctx context.Context, u Upload) (storage.Stores, error)
 		return nil, fmt.Errorf("act for the user: %s", err) // not as what it wraps: it says nothing about the file
 	}
 	return stores, nil
-}
-
-// standing is the file that an upload was to change. The store noted nothing of the upload, so either it had not begun
-// yet, or it was over and done, or it wrote into the file itself: each time what stands at the name is what is left.
-func standing(ctx context.Context, b storage.Backend, u Upload) (storage.Object, error) {
-	info, err := b.Stat(ctx, u.Location.Name)
-	if err != nil {
-		return storage.Object{}, fmt.Errorf("look at what was to be changed: %w", err)
-	}
-	return objectOf(info), nil
 }
 
 // objectOf is a file that stands.

@@ -244,6 +244,14 @@ func (b backend) Resume(_ context.Context, name string, dead storage.DeadUpload)
 			obj.Size = int64(len(done))
 			return nil
 		}
+		if dead.Modify && dead.Token == "" {
+			data, ok := b.w.objects[name]
+			if !ok {
+				return fs.ErrNotExist
+			}
+			obj.Size = int64(len(data))
+			return nil
+		}
 		data := b.w.multi[dead.Token]
 		b.w.objects[name] = data
 		b.w.objects["id:"+dead.ID] = data

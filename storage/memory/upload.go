@@ -331,6 +331,14 @@ func (s *Store) Resume(ctx context.Context, name string, dead storage.DeadUpload
 				delete(s.parts, token)
 			}
 		}
+		if dead.Token == "" && dead.Modify {
+			f, ok := s.files[name]
+			if !ok {
+				return fs.ErrNotExist
+			}
+			obj = f.obj
+			return nil
+		}
 		obj = s.put(name, dead.ID, content, dead.Metadata)
 		return nil
 	})

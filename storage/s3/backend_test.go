@@ -187,6 +187,27 @@ func TestResumeAfterAKill(t *testing.T) {
 	}
 }
 
+// TestResumeOfAChangeThatWasNotNoted: the process died between making the multipart upload and noting it.
+func TestResumeOfAChangeThatWasNotNoted(t *testing.T) {
+	t.Parallel()
+	gw := sharedGateway(t)
+	b := testBucket(t, testStore(t, gw.URL(), nil), "change")
+	old := storagetest.Write(t, b, "f", []byte("the old file"))
+	dead := storage.DeadUpload{ID: "dead", Begun: time.Now(), Modify: true}
+	deadMultipart(t, b, "f", dead.ID, nil)
+	for range 2 {
+		if obj, err := b.Resume(t.Context(), "f", dead); err != nil || obj.ETag != old.ETag {
+			t.Errorf("resume: %+v, %v; want what stands, %+v", obj, err, old)
+		}
+	}
+	if got := storagetest.Read(t, b, "f"); string(got) != "the old file" {
+		t.Errorf("the old file is %q", got)
+	}
+	if n := dangling(t, b); n != 0 {
+		t.Errorf("%d multipart uploads left", n)
+	}
+}
+
 // TestResumeSparesOthers: uploads of the same name that live, of another name, or older, are not leftovers.
 func TestResumeSparesOthers(t *testing.T) {
 	t.Parallel()

@@ -29,8 +29,8 @@ const skew = 2 * time.Minute
 // upload and noting it. In the latter case it is found by name, time and having no parts (Note returns before the first
 // part is sent) and removed; the file becomes empty.
 //
-// An upload that changes a file (storage.CreateOptions.Modify) and was noted leaves the old file as it was where these
-// would make it shorter.
+// An upload that changes a file (storage.CreateOptions.Modify) leaves the old file as it was where these would make it
+// shorter or empty.
 //
 // Empty, and not what stood there before: a partial upload's file shows the longest contiguous prefix that survived,
 // which here is nothing, and the workflow for it must not run on bytes of an older file.
@@ -47,6 +47,13 @@ func (b *Backend) Resume(ctx context.Context, name string, dead storage.DeadUplo
 	}
 	if done {
 		return obj, nil
+	}
+	if dead.Token == "" && dead.Modify {
+		head, err := b.store.head(ctx, b.bucket, name)
+		if err != nil {
+			return storage.Object{}, err
+		}
+		return headObject(head), nil
 	}
 	if m, ok := parseModified(dead.Token); ok {
 		obj, done, err = b.resumeModified(ctx, at, m)

@@ -48,7 +48,7 @@ func resume(t *testing.T, b storage.Backend) {
 
 func resumeKeepsWhatIsOurs(t *testing.T, b storage.Backend) {
 	r := resumer(t, b)
-	for _, size := range []int{100, 20 << 20} {
+	for _, size := range []int{100, 11 << 20} {
 		name, content := fmt.Sprint("f", size), Bytes(31, size)
 		dead := storage.DeadUpload{ID: name, Begun: time.Now()}
 		u := create(t, b, name, storage.CreateOptions{

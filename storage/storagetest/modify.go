@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/transferd/transferd/storage"
 )
@@ -80,6 +81,23 @@ func modifyCuts(t *testing.T, b storage.Backend) {
 		have = to
 	}
 	wantContent(t, b, "f", content)
+}
+
+// modifyResumedUnnoted: an upload that died before the store noted anything of it leaves the old file, and makes none.
+func modifyResumedUnnoted(t *testing.T, b storage.Backend) {
+	modifier(t, b)
+	r := resumer(t, b)
+	old := Write(t, b, "f", []byte("the old file"))
+	for range 2 {
+		obj, err := r.Resume(t.Context(), "f", storage.DeadUpload{ID: "unnoted", Begun: time.Now(), Modify: true})
+		if err != nil || obj.Size != old.Size || obj.ETag != old.ETag {
+			t.Fatalf("resume: %+v, %v; want what stands, %+v", obj, err, old)
+		}
+		wantContent(t, b, "f", []byte("the old file"))
+	}
+	_, err := r.Resume(t.Context(), "gone", storage.DeadUpload{ID: "unnoted too", Begun: time.Now(), Modify: true})
+	wantErr(t, "resume of a change of nothing", err, fs.ErrNotExist)
+	wantMissing(t, b, "gone")
 }
 
 func replaceItself(t *testing.T, b storage.Backend) {

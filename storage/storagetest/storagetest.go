@@ -100,6 +100,7 @@ func tests() []test {
 		{"ModifyNothing", modifyNothing},
 		{"ModifyBeyondTheEnd", modifyBeyondTheEnd},
 		{"ModifyCuts", modifyCuts},
+		{"ModifyResumedUnnoted", modifyResumedUnnoted},
 		{"Replace", replace},
 		{"ReplaceItself", replaceItself},
 		{"RenameDirectory", renameDirectory},
