@@ -212,6 +212,32 @@ func (s *Store) deleteObject(ctx context.Context, bucket, key string) error {
 	return err
 }
 
+// deleteVersion deletes an object if it is still the one with this ETag: what somebody wrote there since stays. A store
+// with conditional deletes is held to that; in one without them, a write between the look and the delete is lost.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
+func (s *Store) deleteVersion(ctx context.Context, bucket, key, etag string) error {
+	if etag == "" {
+		return s.deleteObject(ctx, bucket, key)
+	}
+	head, err := s.head(ctx, bucket, key)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && unquote(head.ETag) != etag {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = request(ctx, s, call{op: "DeleteObject", name: key}, func(ctx context.Context) (*s3.DeleteObjectOutput, error) {
+		return s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key, IfMatch: head.ETag})
+	})
+	if errorCode(err) == codeNotImplemented {
+		return s.deleteObject(ctx, bucket, key)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // so does a condition that is not met
+		return nil
+	}
+	return err
+}
+
 // Tag merges, which S3 itself does not: it replaces the whole set.
 func (b *Backend) Tag(ctx context.Context, name string, tags map[string]string) error {
 	have, err := b.store.tags(ctx, b.bucket, name)

@@ -110,6 +110,43 @@ func TestLongOutageLeavesNothingHalfMade(t *testing.T) {
 	}
 }
 
+// TestAbortedUploadThatComesBack: a part that was on the wire makes something of an upload after its abort.
+func TestAbortedUploadThatComesBack(t *testing.T) {
+	t.Parallel()
+	var there atomic.Bool
+	var aborts atomic.Int32
+	s := testStore(t, "http://back.invalid", func(c *Config) {
+		c.Wrap = func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				was := there.Load()
+				if isDelete(r) {
+					aborts.Add(1)
+					was = there.Swap(false)
+				}
+				switch {
+				case !was:
+					return answer(r, http.StatusNotFound, `<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>`), nil
+				case isDelete(r):
+					return answer(r, http.StatusNoContent, ""), nil
+				}
+				return answer(r, http.StatusOK, `<ListPartsResult></ListPartsResult>`), nil
+			})
+		}
+	})
+	there.Store(true)
+	if err := s.sweeper.clean(t.Context(), remains{by: s, at: object{bucket: "b", key: "f"}, upload: "u"}); err != nil {
+		t.Fatal(err)
+	}
+	if there.Load() {
+		t.Fatal("not aborted")
+	}
+	there.Store(true)
+	eventually(t, "it is aborted again", func() bool { return !there.Load() })
+	if n := s.sweeper.nextLook(time.Now().Add(time.Hour)); n.Before(time.Now()) {
+		t.Errorf("the next look is due at %v", n)
+	}
+}
+
 // TestHungStore: the connection stands, no answer comes.
 func TestHungStore(t *testing.T) {
 	t.Parallel()

@@ -70,12 +70,13 @@ func (b *Backend) vacant(ctx context.Context, oldName, newName string) error {
 	return nil
 }
 
-// move copies a file and deletes it at its old name.
+// move copies a file and deletes it at its old name. A newer file that came there meanwhile stays: it was written after
+// the rename.
 func (b *Backend) move(ctx context.Context, j copyJob) error {
 	if _, err := b.store.copyFile(ctx, j); err != nil {
 		return err
 	}
-	return b.store.deleteObject(ctx, b.bucket, j.from.key)
+	return b.store.deleteVersion(ctx, b.bucket, j.from.key, unquote(j.head.ETag))
 }
 
 // renameDir moves all that is below a directory, object by object, each copied and then deleted. The new directory's
@@ -215,7 +216,7 @@ func (b *Backend) moveBelow(ctx context.Context, from, to string, again bool) er
 	if again {
 		there, err := b.store.head(ctx, b.bucket, to)
 		if err == nil && sameFile(head, there) {
-			return b.store.deleteObject(ctx, b.bucket, from)
+			return b.store.deleteVersion(ctx, b.bucket, from, unquote(head.ETag))
 		}
 		if err == nil {
 			return fmt.Errorf("s3: rename %q: %q was written meanwhile: %w", from, to, fs.ErrExist)

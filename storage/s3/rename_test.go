@@ -121,6 +121,68 @@ func TestRenameSparesWhatCameMeanwhile(t *testing.T) {
 	}
 }
 
+// TestRenameSparesANewerFile: what is written at the old name between the copy and the delete was written after the
+// rename, in a store with conditional deletes even if it comes after the look.
+func TestRenameSparesANewerFile(t *testing.T) {
+	t.Parallel()
+	gw := sharedGateway(t)
+	for name, match := range map[string]func(*http.Request) bool{"before-the-copy-ends": isCopy, "before-the-delete": isDelete} {
+		var meanwhile atomic.Pointer[func()]
+		b := testBucket(t, testStore(t, gw.URL(), func(c *Config) {
+			c.Wrap = func(next http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					if !match(r) || meanwhile.Load() == nil {
+						return next.RoundTrip(r)
+					}
+					write := *meanwhile.Swap(nil)
+					if isDelete(r) {
+						write()
+						return next.RoundTrip(r)
+					}
+					resp, err := next.RoundTrip(r)
+					write()
+					return resp, err
+				})
+			}
+		}), name)
+		storagetest.Write(t, b, "old", []byte("first"))
+		write := func() { storagetest.Write(t, b, "old", []byte("second, and longer")) }
+		meanwhile.Store(&write)
+		if err := b.Rename(t.Context(), "old", "new"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := storagetest.Read(t, b, "new"); string(got) != "first" {
+			t.Errorf("%s: the renamed file is %q", name, got)
+		}
+		if got := storagetest.Read(t, b, "old"); string(got) != "second, and longer" {
+			t.Errorf("%s: the newer file is %q", name, got)
+		}
+	}
+}
+
+// TestDeleteWithoutConditions: an older store says that it has none.
+func TestDeleteWithoutConditions(t *testing.T) {
+	t.Parallel()
+	gw := sharedGateway(t)
+	b := testBucket(t, testStore(t, gw.URL(), func(c *Config) {
+		c.Wrap = func(next http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				if isDelete(r) && r.Header.Get("If-Match") != "" {
+					return answer(r, http.StatusNotImplemented, `<Error><Code>NotImplemented</Code><Message>no</Message></Error>`), nil
+				}
+				return next.RoundTrip(r)
+			})
+		}
+	}), "unconditional")
+	storagetest.Write(t, b, "old", []byte("x"))
+	if err := b.Rename(t.Context(), "old", "new"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Stat(t.Context(), "old"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the old name: %v", err)
+	}
+}
+
 func TestExclusive(t *testing.T) {
 	t.Parallel()
 	gw := sharedGateway(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,10 @@ const (
 	// The background tries begin so far apart, double, and end so far apart.
 	firstSweep = 250 * time.Millisecond
 	lastSweep  = 30 * time.Second
+	// A part whose connection was cut may reach the store after its upload was aborted and make something of it anew. So
+	// what is gone is looked for again, a few times.
+	firstLook = 500 * time.Millisecond
+	looks     = 3 // each ten times as late as the one before: after half a second, five, fifty
 )
 
 // remains are what an upload without a file left behind: its multipart upload, if it had one, and the object, if the
@@ -29,22 +34,31 @@ type remains struct {
 	object bool
 }
 
+// look is a multipart upload that is gone and may come back.
+type look struct {
+	remains
+	n   int // how many came before
+	due time.Time
+}
+
 // sweeper removes what uploads left behind while the store was out of reach. One goroutine goes on trying until the
 // store is back. What is left when the process ends is named in the log; nobody but a lifecycle rule for incomplete
 // multipart uploads removes that, since for the journal such an upload was refused and is over.
 type sweeper struct {
-	far  *endpoint
-	wake chan struct{} // capacity 1
-	stop context.CancelFunc
-	done chan struct{} // closed when the goroutine has ended
+	far   *endpoint
+	wake  chan struct{} // capacity 1: there is more to do
+	watch chan struct{} // capacity 1: there is more to look for
+	stop  context.CancelFunc
+	done  chan struct{} // closed when the goroutine has ended
 
 	mu   sync.Mutex
 	todo []remains // guarded by mu
+	gone []look    // guarded by mu
 }
 
 func startSweeper(e *endpoint) *sweeper {
 	ctx, stop := context.WithCancel(context.Background())
-	w := &sweeper{far: e, stop: stop, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	w := &sweeper{far: e, stop: stop, wake: make(chan struct{}, 1), watch: make(chan struct{}, 1), done: make(chan struct{})}
 	go w.run(ctx)
 	return w
 }
@@ -55,35 +69,102 @@ func (w *sweeper) clean(ctx context.Context, r remains) error {
 	defer cancel()
 	err := w.remove(ctx, r)
 	if err == nil {
+		w.lookLater(look{remains: r})
 		return nil
 	}
 	w.mu.Lock()
 	w.todo = append(w.todo, r)
 	w.far.metrics.pending.Inc()
 	w.mu.Unlock()
+	ring(w.wake)
+	return fmt.Errorf("s3: removal left to the background: %w", err)
+}
+
+// ring tells the goroutine of something.
+func ring(bell chan struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case bell <- struct{}{}:
 	default:
 	}
-	return fmt.Errorf("s3: removal left to the background: %w", err)
+}
+
+// lookLater has a multipart upload that is gone looked for again.
+func (w *sweeper) lookLater(l look) {
+	if l.upload == "" || l.n == looks {
+		return
+	}
+	pause := firstLook
+	for range l.n {
+		pause *= 10
+	}
+	l.due = time.Now().Add(pause)
+	w.mu.Lock()
+	w.gone = append(w.gone, l)
+	w.mu.Unlock()
+	ring(w.watch)
+}
+
+// lookAgain looks for what was gone and is due, and removes what came back. A store that does not answer is asked at the
+// next look, and no more after the last.
+func (w *sweeper) lookAgain(ctx context.Context, due time.Time) {
+	w.mu.Lock()
+	var now []look
+	w.gone = slices.DeleteFunc(w.gone, func(l look) bool {
+		if l.due.After(due) {
+			return false
+		}
+		now = append(now, l)
+		return true
+	})
+	w.mu.Unlock()
+	for _, l := range now {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := l.by.abortMultipart(ctx, l.at, l.upload); err != nil {
+			w.far.cfg.Logger.DebugContext(ctx, "cannot look for an aborted upload", "bucket", l.at.bucket, "name", l.at.key, "error", err)
+		}
+		l.n++
+		w.lookLater(l)
+	}
+}
+
+// nextLook is when something is due, but no later than limit.
+func (w *sweeper) nextLook(limit time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.gone {
+		if l.due.Before(limit) {
+			limit = l.due
+		}
+	}
+	return limit
 }
 
 func (w *sweeper) run(ctx context.Context) {
 	defer close(w.done)
-	pause := lastSweep
+	pause, next := lastSweep, time.Now().Add(lastSweep)
 	for {
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(time.Until(w.nextLook(next)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
+		case <-w.watch:
+			timer.Stop()
+			continue
 		case <-w.wake:
 			timer.Stop()
-			pause = firstSweep
+			pause, next = firstSweep, time.Now().Add(firstSweep)
 			continue
 		case <-timer.C:
-			pause = min(2*pause, lastSweep)
 		}
+		w.lookAgain(ctx, time.Now())
+		if time.Now().Before(next) {
+			continue
+		}
+		pause = min(2*pause, lastSweep)
+		next = time.Now().Add(pause)
 		if err := w.sweep(ctx); err != nil {
 			w.far.cfg.Logger.WarnContext(ctx, "remains of refused uploads cannot be removed yet", "error", err)
 		}
@@ -100,6 +181,7 @@ func (w *sweeper) sweep(ctx context.Context) error {
 	for i, r := range todo {
 		err := w.remove(ctx, r)
 		if err == nil {
+			w.lookLater(look{remains: r})
 			continue
 		}
 		errs = errors.Join(errs, err)
@@ -121,6 +203,7 @@ func (w *sweeper) close(ctx context.Context) error {
 	w.stop()
 	<-w.done
 	err := w.sweep(ctx)
+	w.lookAgain(ctx, time.Now().Add(time.Hour)) // whatever is left to look for, once more
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range w.todo {
@@ -141,11 +224,11 @@ func (w *sweeper) remove(ctx context.Context, r remains) error {
 		return nil
 	}
 	// The file was made after all. Its client was told that it was refused and no workflow knows of it, so it goes.
-	_, ours, err := r.by.written(ctx, r.at)
+	obj, ours, err := r.by.written(ctx, r.at)
 	if err != nil || !ours {
 		return err
 	}
-	return r.by.deleteObject(ctx, r.at.bucket, r.at.key)
+	return r.by.deleteVersion(ctx, r.at.bucket, r.at.key, obj.ETag)
 }
 
 // errStillThere says that a part that was under way when its upload was aborted survived that; S3 asks to abort again:
