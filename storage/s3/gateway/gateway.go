@@ -53,6 +53,8 @@ type Config struct {
 	// AccessKey and SecretKey are the one account.
 	AccessKey string
 	SecretKey string
+	// Users are accounts besides, by access key, with their secrets. Each owns buckets of its own and sees no other's.
+	Users map[string]string
 	// Region defaults to us-east-1.
 	Region string
 	// Ready, if set, is called once, with the address that is listened on.
@@ -119,10 +121,11 @@ func lock(ctx context.Context, root string) (unlock func(), err error) {
 // serve listens and answers until ctx ends.
 func serve(ctx context.Context, cfg Config, store *posix.Posix) error {
 	port := &portChoice{addr: cfg.Addr}
+	root := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
 	var once sync.Once
 	srv, err := s3api.New(store,
 		middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey}, cfg.Region,
-		auth.NewIAMServiceSingle(auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}),
+		accounts{auth.NewIAMServiceSingle(root), cfg.Users},
 		nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithMpMaxParts(maxParts),
 		s3api.WithConcurrencyLimiter(maxConnections, maxRequests),
@@ -146,6 +149,20 @@ func serve(ctx context.Context, cfg Config, store *posix.Posix) error {
 	}
 	<-ended // says that its listener was closed, which is what was asked for
 	return nil
+}
+
+// accounts are the one account of the configuration and its users.
+type accounts struct {
+	auth.IAMService
+	users map[string]string
+}
+
+// GetUserAccount finds an account by its access key.
+func (a accounts) GetUserAccount(access string) (auth.Account, error) {
+	if secret, ok := a.users[access]; ok {
+		return auth.Account{Access: access, Secret: secret, Role: auth.RoleUserPlus}, nil
+	}
+	return a.IAMService.GetUserAccount(access)
 }
 
 // listen serves on the configured port, or on a free one. The library takes addresses and no listeners, so a free port

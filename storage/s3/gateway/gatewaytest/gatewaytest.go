@@ -63,14 +63,40 @@ func StartAt(t testing.TB, addr, root string) *gateway.Process {
 	return p
 }
 
+// StartUsers is Start for a store with accounts besides, secrets by access key.
+func StartUsers(t testing.TB, users map[string]string) *gateway.Process {
+	t.Helper()
+	cfg := config("127.0.0.1:0", t.TempDir())
+	cfg.Config.Users = users
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	p, err := gateway.Spawn(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
 // Spawn is StartAt for whoever starts a store outside a test, such as a TestMain; the caller has to Stop it.
 func Spawn(ctx context.Context, addr, root string) (*gateway.Process, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return gateway.Spawn(ctx, gateway.SpawnConfig{
+	return gateway.Spawn(ctx, config(addr, root))
+}
+
+// patience is how long a store may take to answer.
+const patience = 20 * time.Second
+
+func config(addr, root string) gateway.SpawnConfig {
+	return gateway.SpawnConfig{
 		Config: gateway.Config{Root: root, Addr: addr, AccessKey: AccessKey, SecretKey: SecretKey, Region: Region},
 		Args:   []string{"-test.run=^$"},
 		Env:    []string{childEnv},
 		Stderr: os.Stderr,
-	})
+	}
 }
