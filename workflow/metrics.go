@@ -51,6 +51,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
+// CountEnded counts an execution that ended without the engine.
+func (e *Engine) CountEnded(trigger Trigger, status Status) {
+	e.metrics.ended.WithLabelValues(string(trigger), string(status)).Inc()
+}
+
 func (m *metrics) step(spec StepSpec, result string, took time.Duration) {
 	m.duration.WithLabelValues(spec.Type, result).Observe(took.Seconds())
 }

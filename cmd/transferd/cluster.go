@@ -93,19 +93,41 @@ func (d *daemon) unsettled(at storage.Location) bool {
 	return abandoned
 }
 
-// heirStores are the stores for uploads of dead processes, in a cluster.
-func (d *daemon) heirStores(s storage.Stores) storage.Stores {
-	if !d.db.Clustered() {
-		return s
+// mindNewerFiles keeps, in a cluster, the recovery of dead uploads from files that came after them. Between a node's death
+// and its discovery a client may have sent its file again through another node: then the old bytes must not be put over
+// the new ones. The dead upload is partial all the same.
+func (d *daemon) mindNewerFiles() {
+	if d.db.Clustered() {
+		newer := &sync.Map{}
+		d.recovering.Stores = heirStores{d.recovering.Stores, d.db, newer}
+		d.recovering.Journal = heirJournal{d.recovering.Journal, d.db, newer}
 	}
-	return heirStores{s, d.db}
 }
 
-// heirStores are the stores for the uploads of dead nodes. Between a node's death and its discovery a client may have sent
-// its file again through another node: then the old bytes must not be put over the new ones.
+// heirJournal knows of the dead uploads that gave way to newer files.
+type heirJournal struct {
+	session.Journal
+	db    *db.DB
+	newer *sync.Map // ids of such uploads, from Resume to End
+}
+
+// End is part of session.Journal.
+func (j heirJournal) End(ctx context.Context, u session.Upload, v session.Verdict) error {
+	if _, gaveWay := j.newer.Load(u.ID); !gaveWay || v.Outcome != session.Partial {
+		return j.Journal.End(ctx, u, v)
+	}
+	err := j.db.EndSuperseded(ctx, u, v)
+	if err == nil {
+		j.newer.Delete(u.ID)
+	}
+	return err
+}
+
+// heirStores are the stores for the uploads of dead nodes.
 type heirStores struct {
 	storage.Stores
-	db *db.DB
+	db    *db.DB
+	newer *sync.Map
 }
 
 // As is what storage.Impersonator says: a dead upload goes on as its user.
@@ -118,7 +140,7 @@ func (s heirStores) As(ctx context.Context, id storage.Identity) (storage.Stores
 	if err != nil {
 		return nil, err
 	}
-	return heirStores{stores, s.db}, nil
+	return heirStores{stores, s.db, s.newer}, nil
 }
 
 func (s heirStores) Backend(ctx context.Context, domain, store string) (storage.Backend, error) {
@@ -126,29 +148,37 @@ func (s heirStores) Backend(ctx context.Context, domain, store string) (storage.
 	if err != nil {
 		return nil, err
 	}
-	return heirBackend{b, s.db, storage.Location{Domain: domain, Store: store}}, nil
+	return heirBackend{b, s, storage.Location{Domain: domain, Store: store}}, nil
 }
 
 type heirBackend struct {
 	storage.Backend
-	db *db.DB
+	s  heirStores
 	at storage.Location // without a name
 }
 
-// Resume is part of storage.Resumer. fs.ErrNotExist is its word for an upload of which there is no file: the one that
-// stands is another's.
+// Resume is part of storage.Resumer. Where a newer file stands it throws away what the store has of the dead upload.
 func (b heirBackend) Resume(ctx context.Context, name string, dead storage.DeadUpload) (storage.Object, error) {
 	resumer, ok := b.Backend.(storage.Resumer)
-	if !ok {
+	discarder, can := b.Backend.(storage.Discarder)
+	if !ok || !can {
 		return storage.Object{}, errors.ErrUnsupported
 	}
 	b.at.Name = name
-	last, found, err := b.db.LastUpload(ctx, b.at)
+	last, found, err := b.s.db.LastUpload(ctx, b.at)
 	if err != nil {
 		return storage.Object{}, err
 	}
-	if found && last.Upload.ID != dead.ID && last.Verdict != nil && last.Upload.Began.After(dead.Begun) && last.Verdict.Outcome != session.Refused {
-		return storage.Object{}, fmt.Errorf("upload %s has put a newer file there: %w", last.Upload.ID, fs.ErrNotExist)
+	if !found || last.Upload.ID == dead.ID || last.Verdict == nil || !last.Upload.Began.After(dead.Begun) || last.Verdict.Outcome == session.Refused {
+		return resumer.Resume(ctx, name, dead)
 	}
-	return resumer.Resume(ctx, name, dead)
+	size, err := discarder.Discard(ctx, name, dead)
+	if errors.Is(err, fs.ErrExist) { // a node that hung has put its file there after all
+		return resumer.Resume(ctx, name, dead)
+	}
+	if err != nil {
+		return storage.Object{}, err
+	}
+	b.s.newer.Store(dead.ID, true)
+	return storage.Object{Size: size}, nil
 }

@@ -82,6 +82,7 @@ func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
 	var err error
 	d.db, err = db.Open(ctx, db.Config{
 		URL: cfg.Database, Dir: filepath.Join(cfg.Data, "db"), Drain: cfg.Drain, Limits: cfg.Limits, Throttle: cfg.Throttle, Events: cfg.eventOf(), Log: d.log, Now: time.Now, Registerer: d.registry,
+		Ended: func(t workflow.Trigger, s workflow.Status) { d.engine.CountEnded(t, s) }, // when the engine is there
 	})
 	if err != nil {
 		return nil, err

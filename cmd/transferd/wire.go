@@ -60,7 +60,7 @@ func (d *daemon) wire(ctx context.Context) error {
 		Node: d.db.Node(), Unfinished: d.db.Unfinished, Journal: d.db, Stores: d.stores, Realm: d.cfg.Realm,
 		Log: d.log, Metrics: metrics, Now: time.Now,
 	}
-	d.recovering.Stores = d.heirStores(d.recovering.Stores)
+	d.mindNewerFiles()
 	d.recovery, err = session.Recover(ctx, d.recovering)
 	if err != nil {
 		return fmt.Errorf("read the uploads that a dead process left: %w", err)

@@ -33,6 +33,7 @@ import (
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/events"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/workflow"
 )
 
 //go:embed migrations/*.sql
@@ -58,6 +59,9 @@ type Config struct {
 	Throttle Throttle
 	// Events makes the event of a verdict, which goes into the outbox with it; nil if nobody wants events.
 	Events func(session.Upload, session.Verdict) events.Event
+	// Ended is told of the executions that end without the engine: their server was deleted, their step was given up, or
+	// their file gave way to a newer one. Default: nobody.
+	Ended func(workflow.Trigger, workflow.Status)
 	// Log is for what happens without a caller who could be told. Default slog.DiscardHandler.
 	Log *slog.Logger
 	// Now is the clock of the rows. Default time.Now.
@@ -86,6 +90,7 @@ type DB struct {
 	working atomic.Bool // one Work at a time
 	backoff func(failures int) time.Duration
 	poll    time.Duration // of the queue
+	ended   func(workflow.Trigger, workflow.Status)
 	// throttle is asked before an execution begins.
 	throttle *buckets
 
@@ -98,10 +103,13 @@ type DB struct {
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
 		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
-		events: cfg.Events, backoff: backoff, poll: fetchPoll, throttle: &buckets{Throttle: cfg.Throttle},
+		events: cfg.Events, backoff: backoff, poll: fetchPoll, ended: cfg.Ended, throttle: &buckets{Throttle: cfg.Throttle},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.ended == nil {
+		d.ended = func(workflow.Trigger, workflow.Status) {}
 	}
 	if d.now == nil {
 		d.now = time.Now

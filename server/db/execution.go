@@ -281,11 +281,11 @@ func bit(b bool) int64 {
 
 // cancel ends the executions of a server that goes. AWS says nothing of them; here no step of theirs begins any more, and
 // one that runs is not interrupted, but its result comes too late. The steps of OnExceptionSteps do not run: they would
-// work on files for a server that is no more.
-func cancel(ctx context.Context, tx Tx, id server.ID, now time.Time) error {
+// work on files for a server that is no more. It gives those that it ended.
+func cancel(ctx context.Context, tx Tx, id server.ID, now time.Time) (ended []workflow.Execution, err error) {
 	open, err := executions(ctx, tx, executionColumns+`WHERE server_id = $1 AND ended = 0`+executionResults, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range open {
 		err := cancelOne(ctx, tx, e, now)
@@ -295,10 +295,13 @@ func cancel(ctx context.Context, tx Tx, id server.ID, now time.Time) error {
 			}
 		}
 		if err != nil {
-			return err
+			return nil, err
+		}
+		if e.Ended.IsZero() {
+			ended = append(ended, e)
 		}
 	}
-	return nil
+	return ended, nil
 }
 
 func cancelOne(ctx context.Context, tx Tx, e workflow.Execution, now time.Time) error {

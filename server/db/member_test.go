@@ -306,8 +306,8 @@ func TestServerKilled(t *testing.T) {
 	id := attached(t, d, 2)
 	work(t, d, succeed(d), 4)
 	var acked, failed sync.Map
-	each(400, 8, func(i int) {
-		if i == 100 {
+	each(200, 8, func(i int) {
+		if i == 50 {
 			must(t, cluster.Kill())
 			if err := d.Ping(ctx); !errors.Is(err, errLost) {
 				t.Errorf("without its server: %v", err)

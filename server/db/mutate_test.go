@@ -21,7 +21,7 @@ import (
 )
 
 // mutations is how many acknowledged changes TestKilledWhileChanging collects: go test -run KilledWhile -mutations 20000.
-var mutations = flag.Int("mutations", 1000, "how many changes of the catalogue are acknowledged before the last kill")
+var mutations = flag.Int("mutations", 400, "how many changes of the catalogue are acknowledged before the last kill")
 
 // mutateVariable makes the child change the catalogue instead of sending uploads.
 const mutateVariable = "TRANSFERD_DB_TEST_MUTATE"

@@ -251,11 +251,13 @@ func (w *stepWorker) settled(ctx context.Context, j workflow.Job) error {
 func (w *stepWorker) abandon(ctx context.Context, rj *river.Job[stepArgs], j workflow.Job, why error) error {
 	ctx = context.WithoutCancel(ctx)
 	now := w.d.now()
+	var trigger workflow.Trigger
 	err := w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
 		e, err := readExecution(ctx, tx, j.Execution)
 		if err != nil {
 			return err
 		}
+		trigger = e.Trigger
 		t := workflow.Transition{From: j, Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
 			StepType: stepType(e.Plan, j),
 			Error:    &workflow.Error{Type: workflow.InternalServerError, Message: "The step ended unexpectedly"},
@@ -271,6 +273,9 @@ func (w *stepWorker) abandon(ctx context.Context, rj *river.Job[stepArgs], j wor
 	})
 	if errors.Is(err, workflow.ErrStale) {
 		return nil
+	}
+	if err == nil {
+		w.d.ended(trigger, workflow.Exception)
 	}
 	w.d.log.ErrorContext(ctx, "execution abandoned", "execution", j.Execution, "phase", j.Phase, "step", j.Step,
 		"attempt", j.Attempt, "why", why, "error", err)

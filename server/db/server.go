@@ -85,7 +85,8 @@ func (d *DB) UpdateServer(ctx context.Context, id server.ID, change func(*server
 // DeleteServer removes a server with its users, accesses and host keys. What it received stays in the journal; its
 // executions end, and stay readable.
 func (d *DB) DeleteServer(ctx context.Context, id server.ID) error {
-	return d.change(ctx, func(ctx context.Context, tx Tx) error {
+	var ended []workflow.Execution
+	err := d.change(ctx, func(ctx context.Context, tx Tx) error {
 		for _, table := range []string{"attachments", "host_keys", "users", "accesses"} {
 			if _, err := tx.Exec(ctx, `DELETE FROM `+table+` WHERE server_id = $1`, id); err != nil {
 				return err
@@ -98,8 +99,16 @@ func (d *DB) DeleteServer(ctx context.Context, id server.ID) error {
 		if err != nil {
 			return err
 		}
-		return cancel(ctx, tx, id, d.now())
+		ended, err = cancel(ctx, tx, id, d.now())
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	for _, e := range ended {
+		d.ended(e.Trigger, workflow.Exception)
+	}
+	return nil
 }
 
 // attach writes the rows that say which workflow a server runs when.

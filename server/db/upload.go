@@ -71,6 +71,45 @@ func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
 // End writes an upload's verdict and, in the same transaction, queues the execution that the server has attached to it.
 // It is durable once it returns; ending an ended upload changes nothing.
 func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error {
+	return d.end(ctx, u, v, d.cause)
+}
+
+// EndSuperseded is End for an upload whose file gave way to a newer one before anybody knew that it was cut. Its execution
+// begins and ends, as AWS's do whose file has changed: no step may work on the newer file, which has its own execution.
+func (d *DB) EndSuperseded(ctx context.Context, u session.Upload, v session.Verdict) error {
+	v.Object.ETag = "superseded" // of no file: also a retry finds that the file has changed
+	var ended workflow.Trigger
+	err := d.end(ctx, u, v, func(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
+		ended = ""
+		if err := d.cause(ctx, tx, u, v); err != nil {
+			return err
+		}
+		e, err := readExecution(ctx, tx, workflow.ExecutionID(u.ID))
+		var none *server.NotFoundError
+		if errors.As(err, &none) || err == nil && !e.Ended.IsZero() {
+			return nil // no workflow is attached, or it has no steps
+		}
+		if err != nil {
+			return err
+		}
+		ended = e.Trigger
+		now := d.now()
+		return finish(ctx, tx, workflow.Transition{From: workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal},
+			Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
+				StepType: stepType(e.Plan, workflow.Job{Phase: workflow.Nominal}),
+				Error:    &workflow.Error{Type: workflow.NotFound, Message: "ETag constraint not met, the file has changed"},
+				Attempt:  1, Began: now, Ended: now,
+			}}, "", now)
+	})
+	if err == nil && ended != "" {
+		d.ended(ended, workflow.Exception)
+	}
+	return err
+}
+
+// end writes a verdict and what it causes.
+func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict,
+	cause func(context.Context, Tx, session.Upload, session.Verdict) error) error {
 	if v.Ended.IsZero() {
 		v.Ended = d.now()
 	}
@@ -90,7 +129,7 @@ func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error
 		if err := d.tell(tx, u, v); err != nil {
 			return err
 		}
-		return d.cause(ctx, tx, u, v)
+		return cause(ctx, tx, u, v)
 	})
 	if err != nil {
 		return fmt.Errorf("journal: end: %w", err)

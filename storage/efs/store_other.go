@@ -16,6 +16,7 @@ type Store struct{ abilities }
 type abilities interface {
 	storage.Backend
 	storage.Resumer
+	storage.Discarder
 	storage.Copier
 	storage.Modifier
 	storage.Replacer
