@@ -34,6 +34,7 @@ func (d *daemon) metricsHandler() http.Handler {
 	mux.HandleFunc("PUT /debug/events/replay", localOnly(d.debugReplay))
 	mux.HandleFunc("GET /debug/bans", localOnly(d.debugBans))
 	mux.HandleFunc("DELETE /debug/bans", localOnly(d.debugUnban))
+	mux.HandleFunc("PUT /debug/explain", localOnly(d.debugExplain))
 	return mux
 }
 

@@ -43,6 +43,7 @@ func commands() []command {
 		{"execution", "show one execution: its steps, attempts and errors, and its file's verdict", runExecution},
 		{"retry", "do an execution that has ended over again", runRetry},
 		{"events", "show what is told of files, and tell it again", runEvents},
+		{"explain", "say whether a user may do something, and which rule decides", runExplain},
 		{"passwd", "give a user of a users file a password", runPasswd},
 		{"bans", "show the addresses that are banned because logins failed", runBans},
 		{"unban", "lift the ban of an address", runUnban},
