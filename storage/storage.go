@@ -150,6 +150,12 @@ type Modifier interface {
 	CanModify() (anywhere bool)
 }
 
+// Live is the ability of an Upload to be seen while it is on its way.
+type Live interface {
+	// Live tells whether what was written so far, and nothing else, is what Open reads at the name.
+	Live() bool
+}
+
 // Replacer is the ability to rename over a file that stands.
 type Replacer interface {
 	// Replace is Rename, but a file at newName is replaced. At every moment one of both stands there.

@@ -55,6 +55,20 @@ func (f *File) Path() string { return f.path }
 // Size is how far the file reaches so far: if it changes what stands, from the beginning on at least as far as that.
 func (f *File) Size() int64 { return f.size.Load() }
 
+// Readable tells whether the file at the path is what this upload is so far: because its bytes show there at once, or
+// because it changes what stands and nothing was written yet.
+func (f *File) Readable() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.failure != nil {
+		return false
+	}
+	if up, ok := f.up.(storage.Live); ok && up.Live() {
+		return true
+	}
+	return f.row.Modify && !f.begun
+}
+
 // WriteAt takes bytes. It blocks while the storage's buffers are full; the end of the session releases it. After an
 // error of the storage the upload is refused: every later WriteAt and Close gives that error.
 func (f *File) WriteAt(p []byte, off int64) (int, error) {

@@ -158,6 +158,7 @@ func (c *connection) front(ch ssh.Channel, s *session.Session) (_ *front, done f
 			}
 			return up, nil
 		},
+		openFile:     func(path string) (reader, error) { return s.Open(path) },
 		realPath:     h.RealPath,
 		readLink:     h.Readlink,
 		stat:         h.stat,

@@ -30,6 +30,7 @@ const (
 // backing is what a front works on: a session and its connection, seen from the packets.
 type backing struct {
 	createUpload func(path string, opt session.CreateOptions) (file, error)
+	openFile     func(path string) (reader, error)
 	realPath     func(path string) (string, error)
 	readLink     func(path string) (string, error)
 	stat, lstat  func(path string) (fs.FileInfo, error)
@@ -123,6 +124,8 @@ func (f *front) dispatch(packet []byte) error {
 		return f.open(packet)
 	case fxpClose:
 		return f.close(packet)
+	case fxpRead:
+		return f.read(packet)
 	case fxpFstat:
 		return f.fstat(packet)
 	case fxpFsetstat:

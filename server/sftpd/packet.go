@@ -32,6 +32,7 @@ const (
 	fxpSymlink       = 20
 	fxpStatus        = 101
 	fxpHandle        = 102
+	fxpData          = 103
 	fxpName          = 104
 	fxpAttrs         = 105
 	fxpExtended      = 200

@@ -152,6 +152,7 @@ func (d *discard) WriteAt(p []byte, off int64) (int, error) {
 func (d *discard) Close() error                 { return nil }
 func (d *discard) SetAttrs(storage.Attrs) error { return nil }
 func (d *discard) Size() int64                  { return d.size }
+func (d *discard) Readable() bool               { return false }
 
 // wire plays a client: it gives out the stream for ever and swallows the replies.
 type wire struct {

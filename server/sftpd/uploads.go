@@ -2,6 +2,8 @@ package sftpd
 
 import (
 	"encoding/binary"
+	"errors"
+	"io"
 	"io/fs"
 	"math"
 	"strconv"
@@ -29,6 +31,8 @@ type file interface {
 	Close() error
 	Size() int64
 	SetAttrs(a storage.Attrs) error
+	// Readable says whether what stands at the path is what the upload is so far.
+	Readable() bool
 }
 
 // upload is one open upload handle.
@@ -36,7 +40,15 @@ type upload struct {
 	file   file
 	path   string // as the client wrote it
 	opened time.Time
-	failed error // the first error of a WRITE: everything after it fails too
+	failed error  // the first error of a WRITE: everything after it fails too
+	reads  bool   // opened for reading too
+	reader reader // what it reads with, from the first READ on
+}
+
+// reader is what the front asks of a session.Download.
+type reader interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // uploads are the upload handles of a session. Only the front's goroutine touches the table; what ends an upload runs in
@@ -92,7 +104,7 @@ func (f *front) open(packet []byte) error {
 // changed, if the store can do that; scp leaves TRUNC out and means a file written anew, so where the store cannot
 // change files anywhere, the first write tells. APPEND goes to the end whatever the offsets are: OpenSSH's reput says it
 // and sends offsets all the same. Many libraries (pkg/sftp's Create for one) ask for READ too when they make a file; the
-// handle is an upload's all the same, and a READ on it is refused.
+// handle is an upload's all the same, and a READ on it sees what stands at the path while that is what the upload is.
 func (f *front) create(path string, flags uint32, attrs storage.Attrs) (string, error) {
 	switch {
 	case flags&openWrite == 0:
@@ -112,7 +124,7 @@ func (f *front) create(path string, flags uint32, attrs storage.Attrs) (string, 
 	}
 	f.uploads.last++
 	handle := "w" + strconv.FormatUint(f.uploads.last, 10)
-	f.uploads.open[handle] = &upload{file: file, path: path, opened: f.now()}
+	f.uploads.open[handle] = &upload{file: file, path: path, opened: f.now(), reads: flags&openRead != 0}
 	return handle, nil
 }
 
@@ -170,6 +182,53 @@ func (f *front) writeFile(u *upload, data []byte, off uint64) error {
 	return nil
 }
 
+// read answers READ of an upload that was opened for reading too, as sshfs does whenever a program may do both.
+func (f *front) read(packet []byte) error {
+	d := fields{rest: packet[1:]}
+	id, handle, off, length := d.uint32(), d.bytes(), d.uint64(), d.uint32()
+	u := f.uploads.open[string(handle)]
+	if u == nil {
+		return f.other(packet)
+	}
+	data := make([]byte, min(length, maxData))
+	n, err := f.readFile(u, data, off)
+	switch {
+	case n == 0 && errors.Is(err, io.EOF):
+		return f.out.status(id, status{codeEOF, "End of file"})
+	case n == 0 && err != nil:
+		return f.out.status(id, statusOf(err))
+	}
+	body := binary.BigEndian.AppendUint32(nil, uint32(n))
+	return f.out.packet(fxpData, id, append(body, data[:n]...)...)
+}
+
+func (f *front) readFile(u *upload, data []byte, off uint64) (int, error) {
+	switch {
+	case !u.reads:
+		return 0, fs.ErrPermission
+	case off > math.MaxInt64:
+		return 0, fs.ErrInvalid
+	case !u.file.Readable():
+		return 0, errors.ErrUnsupported
+	}
+	if u.reader == nil {
+		r, err := f.openFile(u.path)
+		if err != nil {
+			return 0, err
+		}
+		u.reader = r
+	}
+	return u.reader.ReadAt(data, int64(off))
+}
+
+// endReads closes what a READ has opened.
+func (u *upload) endReads() error {
+	if u.reader == nil {
+		return nil
+	}
+	return u.reader.Close()
+}
+
 // close answers CLOSE of an upload, in a goroutine: only when the storage has committed and the verdict is durable, and
 // meanwhile the session goes on.
 func (f *front) close(packet []byte) error {
@@ -183,7 +242,7 @@ func (f *front) close(packet []byte) error {
 	f.uploads.ends.Go(func() {
 		defer f.uploadEnds()
 		defer f.quota.give()
-		err := u.file.Close()
+		err := errors.Join(u.endReads(), u.file.Close())
 		if u.failed != nil {
 			err = u.failed
 		}

@@ -193,6 +193,9 @@ func stat(f *os.File) (st unix.Stat_t, err error) {
 	return st, err
 }
 
+// Live implements storage.Live: in place the bytes are the file's at once.
+func (u *upload) Live() bool { return u.temp == "" && (!u.replaces || u.wrote) }
+
 // WriteAt implements storage.Upload: pwrite, no copy, no buffer. The first one runs as the identity, because it is the
 // one for which the kernel takes setuid and setgid away from a file; for the others the open descriptor is enough.
 func (u *upload) WriteAt(p []byte, off int64) (n int, err error) {
