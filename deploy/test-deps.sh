@@ -23,6 +23,7 @@ need psftp putty-tools
 need curl curl
 need aws awscli
 need_python boto3 python3-boto3
+need gpg gnupg
 need gcc gcc
 need git git
 need pg_ctlcluster postgresql

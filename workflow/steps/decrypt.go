@@ -3,6 +3,7 @@ package steps
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -28,11 +29,12 @@ type Decrypt struct {
 	Stores  storage.Stores
 	Secrets Secrets
 	Now     func() time.Time
+	// MaxPlaintext is what a plaintext may have; 0 is AWS's 10 GB
+	// (https://docs.aws.amazon.com/general/latest/gr/transfer-service.html). One of 100 times the size of its file at most
+	// is always taken; beyond that it is a bomb.
+	MaxPlaintext int64
 }
 
-// A plaintext may have 10 GB, AWS's limit
-// (https://docs.aws.amazon.com/transfer/latest/userguide/limits.html), or, if that is more, 100 times the size of its
-// file. Beyond that it is a bomb.
 const (
 	maxPlaintext = 10_000_000_000
 	maxRatio     = 100
@@ -124,7 +126,7 @@ func (s *Decrypt) open(source *contents, keys keyring) (io.Reader, error) {
 	if err != nil {
 		return nil, source.instead(err)
 	}
-	return &plaintext{message: m, source: source, left: max(maxPlaintext, maxRatio*source.size)}, nil
+	return &plaintext{message: m, source: source, left: max(cmp.Or(s.MaxPlaintext, maxPlaintext), maxRatio*source.size)}, nil
 }
 
 // dearmored reads a file without its ASCII armor, if it has one. The first packet of a binary one begins with a bit that

@@ -1,11 +1,13 @@
 package steps
 
 import (
+	"errors"
 	"hash"
 	"io"
 	"slices"
 	"time"
 
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
@@ -132,15 +134,20 @@ func (m *message) unlock(p packet.EncryptedDataPacket, sessions []*packet.Encryp
 	for _, session := range sessions {
 		for _, entity := range m.keys.private.EntitiesById(session.KeyId) {
 			for _, key := range entity.DecryptionKeys(session.KeyId, time.Time{}, m.config) {
-				if key.PrivateKey == nil || key.PrivateKey.Encrypted || session.Decrypt(key.PrivateKey, m.config) != nil {
+				if key.PrivateKey == nil || key.PrivateKey.Encrypted {
 					continue
 				}
-				decrypted, err := p.Decrypt(session.CipherFunc, session.Key)
+				err := session.Decrypt(key.PrivateKey, m.config)
 				if err == nil {
-					m.decrypted = decrypted
+					reason = errTampered
+					m.decrypted, err = p.Decrypt(session.CipherFunc, session.Key)
+				}
+				if err == nil {
 					return nil
 				}
-				reason = errCipher
+				if _, unsupported := errors.AsType[pgperrors.UnsupportedError](err); unsupported {
+					reason = errCipher
+				}
 			}
 		}
 	}
