@@ -45,8 +45,8 @@ type rig struct {
 	whole, partial string // workflows
 }
 
-// startRig starts so many daemons with one server, its user and its workflows.
-func startRig(t *testing.T, n int) *rig {
+// startPostgres starts a PostgreSQL of the test's own.
+func startPostgres(t *testing.T) *pgtest.Cluster {
 	t.Helper()
 	postgres, err := pgtest.Start(t.Context(), "fsync=on")
 	if errors.Is(err, pgtest.ErrMissing) {
@@ -60,6 +60,13 @@ func startRig(t *testing.T, n int) *rig {
 			t.Error(err)
 		}
 	})
+	return postgres
+}
+
+// startRig starts so many daemons with one server, its user and its workflows.
+func startRig(t *testing.T, n int) *rig {
+	t.Helper()
+	postgres := startPostgres(t)
 	store, err := startGateway(t.Context(), devFlags{data: t.TempDir(), s3: "127.0.0.1:0"},
 		&devState{AccessKey: "rigkey", SecretKey: "rigsecret"}, &bytes.Buffer{})
 	if err != nil {
@@ -308,18 +315,7 @@ func TestClusterLosesItsDatabase(t *testing.T) {
 // TestMigrateCommand: the state of a stopped daemon goes to PostgreSQL and is served there; mistakes are named.
 func TestMigrateCommand(t *testing.T) {
 	t.Parallel()
-	postgres, err := pgtest.Start(t.Context())
-	if errors.Is(err, pgtest.ErrMissing) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postgres.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	postgres := startPostgres(t)
 	p := startDaemon(t, startOptions{})
 	url := postgres.URL("postgres")
 	if _, stderr, code := p.transferd("migrate", "-to", url, "-data", p.data); code != 1 || !strings.Contains(stderr, "in use by another transferd") {

@@ -19,6 +19,7 @@ import (
 
 // devFlags are what can be said to `transferd dev`.
 type devFlags struct {
+	database                                 string
 	data, api, sftp, ftp, s3, metrics, users string
 	functionsFile                            string
 	functions                                map[string]functionFile // that it holds
@@ -58,6 +59,7 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.s3, "s3", "127.0.0.1:7070", "S3 store `host:port`; port 0 is any free one")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:9470", "`host:port` of /metrics, /healthz and /readyz; port 0 is any free one")
 	fs.StringVar(&f.logTo, "log", "", "`file` for the JSON log, - for standard error (default DATA/transferd.log)")
+	fs.StringVar(&f.database, "database", "", "`URL` of a PostgreSQL database for the state (default SQLite in DATA)")
 	f.ready.flags(fs)
 	fs.Int64Var(&f.buffers, "buffers", 1<<30, "`bytes` of memory that all uploads together may use for parts on their way to S3")
 	fs.IntVar(&f.workers, "workers", 16, "workflow `steps` that run at a time")
@@ -160,13 +162,14 @@ func (f devFlags) config(state *devState, log io.Writer) Config {
 	host, _ := splitPort(f.sftp)
 	ftp, _ := splitPort(f.ftp)
 	return Config{
-		Data:    f.data,
-		Realm:   server.Realm{Region: devRegion, Account: devAccount},
-		Keys:    []api.AccessKey{{ID: state.AccessKey, Secret: state.SecretKey}},
-		API:     f.api,
-		Metrics: f.metrics,
-		SFTP:    SFTPConfig{Host: host, Keepalive: f.keepalive, KeepaliveMax: devKeepaliveMax},
-		FTP:     FTPConfig{Host: ftp}, Certificates: map[string]certificates.Files{devCertificate: f.certificate()}, UsersFile: f.usersFile(),
+		Database: f.database,
+		Data:     f.data,
+		Realm:    server.Realm{Region: devRegion, Account: devAccount},
+		Keys:     []api.AccessKey{{ID: state.AccessKey, Secret: state.SecretKey}},
+		API:      f.api,
+		Metrics:  f.metrics,
+		SFTP:     SFTPConfig{Host: host, Keepalive: f.keepalive, KeepaliveMax: devKeepaliveMax},
+		FTP:      FTPConfig{Host: ftp}, Certificates: map[string]certificates.Files{devCertificate: f.certificate()}, UsersFile: f.usersFile(),
 		FileSystems: f.fileSystems(),
 		S3: S3Config{
 			Region: devRegion, AccessKey: state.AccessKey, SecretKey: state.SecretKey,

@@ -16,6 +16,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
+
+	"github.com/transferd/transferd/server/db/pgtest"
 )
 
 var stormExecutions = flag.Int("executions", 12, "how many executions TestWorkflowStorm spreads over the -storm kills")
@@ -36,6 +38,7 @@ var fates = map[string]string{
 // workflowStorm is TestWorkflowStorm at work.
 type workflowStorm struct {
 	t        *testing.T
+	postgres *pgtest.Cluster // nil for SQLite
 	receiver *receiver
 	daemon   atomic.Pointer[proc]
 	flows    map[bool]string // whole and partial
@@ -44,15 +47,29 @@ type workflowStorm struct {
 	answered  atomic.Int64   // uploads in wanted
 	answering sync.WaitGroup // callbacks under way
 	refused   atomic.Int64   // callbacks that came to nothing, as they must
+
+	serverKills int
 }
 
 // TestWorkflowStorm runs executions of every fate while the daemon is killed at random, and counts what was lost, what
 // ran again without a mark, and what ended in another state than it must.
 func TestWorkflowStorm(t *testing.T) {
 	t.Parallel()
-	s := &workflowStorm{t: t, wanted: map[string]bool{}}
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		stormWorkflows(t, nil)
+	})
+	t.Run("postgres", func(t *testing.T) { // whose server is killed too
+		t.Parallel()
+		stormWorkflows(t, startPostgres(t))
+	})
+}
+
+// stormWorkflows is TestWorkflowStorm on one database: PostgreSQL, or SQLite for nil.
+func stormWorkflows(t *testing.T, postgres *pgtest.Cluster) {
+	s := &workflowStorm{t: t, postgres: postgres, wanted: map[string]bool{}}
 	s.receiver = newReceiver(t, s.play)
-	p := startCustom(t, s.receiver, startOptions{})
+	p := s.start("")
 	s.daemon.Store(p)
 	s.attach(p)
 	kills := min(*stormKills, *stormExecutions)
@@ -78,14 +95,40 @@ func TestWorkflowStorm(t *testing.T) {
 		}()
 		p.await("the uploads of a round", func() bool { return s.answered.Load() >= int64(*stormExecutions*(round+1)/kills) })
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // the randomness of the kill, not a wait
+		if postgres != nil && round%4 == 1 {
+			s.killPostgres()
+		}
 		p.kill()
 		stop()
 		<-uploads
 		sent++ // the name of a file that was cut is not used again
-		p = startCustom(t, s.receiver, startOptions{data: p.data})
+		p = s.start(p.data)
 		s.daemon.Store(p)
 	}
 	s.judge(p, kills)
+}
+
+// start starts the daemon, on the data of the one before it.
+func (s *workflowStorm) start(data string) *proc {
+	s.t.Helper()
+	opt := startOptions{data: data}
+	if s.postgres != nil {
+		opt.args = []string{"-database", s.postgres.URL("postgres")}
+	}
+	return startCustom(s.t, s.receiver, opt)
+}
+
+// killPostgres kills the server of the database under the daemon, and starts it again.
+func (s *workflowStorm) killPostgres() {
+	s.t.Helper()
+	if err := s.postgres.Kill(); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.postgres.Run(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.serverKills++
+	time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond) // the randomness of the kill, not a wait
 }
 
 // attach makes the workflow of whole files, whose functions answer, and that of cut ones, whose function never does.
@@ -202,25 +245,7 @@ func (s *workflowStorm) reply(c call, status types.CustomStepStatus) {
 
 func (s *workflowStorm) judge(p *proc, kills int) {
 	s.t.Helper()
-	all := map[string][]types.ListedExecution{}
-	p.await("every execution ends", func() bool {
-		clear(all)
-		for _, flow := range s.flows {
-			for _, e := range p.allExecutions(flow) {
-				if e.Status != types.ExecutionStatusCompleted && e.Status != types.ExecutionStatusException {
-					return false
-				}
-				key := aws.ToString(e.InitialFileLocation.S3FileLocation.Key)
-				all[key] = append(all[key], e)
-			}
-		}
-		for name := range s.wanted {
-			if len(all[name]) == 0 {
-				return false
-			}
-		}
-		return true
-	})
+	all, lost := s.awaitEnds(p)
 	s.answering.Wait()
 	starts := p.stepStarts()
 	wrong, doubled, marked, unmarked := 0, 0, 0, 0
@@ -246,13 +271,45 @@ func (s *workflowStorm) judge(p *proc, kills int) {
 	for _, n := range calls {
 		repeatedCalls += n - 1
 	}
-	s.t.Logf("kills %d, files sent and answered %d, executions %d, calls %d, callbacks refused %d, steps marked as repeated %d",
-		kills, len(s.wanted), len(all), len(told), s.refused.Load(), marked)
-	s.t.Logf("lost 0, doubled %d, in a wrong state %d, steps repeated without a mark %d, calls repeated without a mark %d",
-		doubled, wrong, unmarked, repeatedCalls)
-	if doubled+unmarked+repeatedCalls > 0 {
+	s.t.Logf("kills %d, of PostgreSQL %d, files sent and answered %d, executions %d, calls %d, callbacks refused %d, steps marked as repeated %d",
+		kills, s.serverKills, len(s.wanted), len(all), len(told), s.refused.Load(), marked)
+	s.t.Logf("lost %d, doubled %d, in a wrong state %d, steps repeated without a mark %d, calls repeated without a mark %d",
+		lost, doubled, wrong, unmarked, repeatedCalls)
+	if lost+doubled+unmarked+repeatedCalls > 0 {
 		s.t.Error("the storm did damage")
 	}
+}
+
+// missedFor is how long an execution may be missing after all others have ended, before it is called lost.
+const missedFor = 20 * time.Second
+
+// awaitEnds waits until every execution has ended, and counts the answered files that have none.
+func (s *workflowStorm) awaitEnds(p *proc) (all map[string][]types.ListedExecution, lost int) {
+	s.t.Helper()
+	var quiet time.Time // nothing has been under way since then
+	p.await("every execution ends", func() bool {
+		all, lost = map[string][]types.ListedExecution{}, 0
+		for _, flow := range s.flows {
+			for _, e := range p.allExecutions(flow) {
+				if e.Status != types.ExecutionStatusCompleted && e.Status != types.ExecutionStatusException {
+					quiet = time.Time{}
+					return false
+				}
+				key := aws.ToString(e.InitialFileLocation.S3FileLocation.Key)
+				all[key] = append(all[key], e)
+			}
+		}
+		for name := range s.wanted {
+			if len(all[name]) == 0 {
+				lost++
+			}
+		}
+		if quiet.IsZero() {
+			quiet = time.Now()
+		}
+		return lost == 0 || time.Since(quiet) > missedFor
+	})
+	return all, lost
 }
 
 // outcome is what an execution came to, and what it must have come to: a file that the kill has cut is a partial upload,
