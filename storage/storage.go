@@ -132,7 +132,9 @@ type DeadUpload struct {
 	Token    string // "" if none was noted
 	Begun    time.Time
 	Metadata map[string]string
-	Modify   bool // it was to change a file that stood (CreateOptions.Modify)
+	// Exclusive: it must not replace a file. Resume answers fs.ErrExist if another one stands, and leaves nothing of it.
+	Exclusive bool
+	Modify    bool // it was to change a file that stood (CreateOptions.Modify)
 }
 
 // Copier is the ability to copy without the bytes passing through us.

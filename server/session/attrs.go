@@ -74,6 +74,7 @@ func (f *File) anew() error {
 	f.up, f.undecided = nil, false
 	f.row.ID, f.row.Modify, f.row.Base = newUploadID(), false, 0
 	f.size.Store(0)
+	f.got = ranges{}
 	return f.open()
 }
 
@@ -88,6 +89,7 @@ func (f *File) resize(size *int64) error {
 		return nil
 	case *size < f.size.Load():
 		f.shrunk = true
+		f.got.cut(*size)
 	}
 	n := *size
 	f.resized = &n

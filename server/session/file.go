@@ -24,6 +24,7 @@ type File struct {
 	turn     int    // which of the session's files; set by hold
 	declared int64  // the size that the client announced, 0 if it did not
 	append   bool   // writes go to the end, wherever the client wants them
+	excl     bool   // it must not replace a file
 
 	size     atomic.Int64 // the end of the farthest byte, with those that stood before
 	received atomic.Int64 // bytes taken, counted as often as they came
@@ -35,6 +36,7 @@ type File struct {
 	opens     int            // how often its client has it open
 	up        storage.Upload // nil while undecided
 	row       Upload         // read by everybody; changes before the journal has it, and then no more
+	got       ranges         // of what it is to have; kept up with Config.Integrity alone
 	undecided bool           // whether it changes what stands: the first write will tell
 	begun     bool           // the journal has the row
 	closed    bool           // Close, Commit or the session's end has come
@@ -101,6 +103,9 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	if n > 0 {
 		f.received.Add(int64(n))
 		f.size.Store(max(f.size.Load(), off+int64(n))) // written under mu, read without
+		if f.s.m.cfg.Integrity {
+			f.got.add(off, off+int64(n))
+		}
 		f.s.bytesIn.Add(float64(n))
 	}
 	switch {
@@ -116,7 +121,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 // open begins the storage's part.
 func (f *File) open() error {
 	up, err := f.s.fs.Create(f.s.ctx, f.path, storage.CreateOptions{
-		ID: f.row.ID, Metadata: metadata(f.row), Modify: f.row.Modify, Note: f.note,
+		ID: f.row.ID, Metadata: metadata(f.row), Modify: f.row.Modify, Exclusive: f.excl, Note: f.note,
 	})
 	if err != nil {
 		return err
@@ -132,6 +137,7 @@ func (f *File) first(off, received int64) error {
 		if off == 0 { // written anew
 			f.row.Modify, f.row.Base = false, 0
 			f.size.Store(0)
+			f.got = ranges{}
 		}
 		if err := f.open(); err != nil {
 			return err
@@ -209,9 +215,10 @@ func (f *File) leave() error {
 	return nil
 }
 
-// judged is the verdict on a file that its client closed, as the manager's mode has it.
+// judged is the verdict on a file that its client closed, as the manager's mode has it: Short if less came than the client
+// declared, or if it left a hole.
 func (f *File) judged(outcome Outcome, evidence Evidence) (Outcome, Evidence) {
-	if outcome == Complete && f.s.m.cfg.Integrity && f.size.Load() < f.declared {
+	if outcome == Complete && f.s.m.cfg.Integrity && f.got.end < max(f.declared, f.size.Load()) {
 		return Partial, Short
 	}
 	return outcome, evidence

@@ -45,7 +45,7 @@ type Config struct {
 	// RenameTimeout bounds that wait: 10 minutes. RenameGrace bounds what is left of it once the session has ended, for
 	// clients that lose their connection and come back: 1 minute. Then the upload is partial, under the temporary name.
 	RenameTimeout, RenameGrace time.Duration
-	// Integrity also calls a closed file partial that is shorter than its client declared. AWS does not.
+	// Integrity also calls a closed file partial that is shorter than its client declared or has a hole. AWS does not.
 	Integrity bool
 }
 

@@ -14,6 +14,7 @@ type Metrics struct {
 	seconds   prometheus.Histogram
 	openFiles prometheus.Gauge
 	pending   prometheus.Gauge
+	waiting   prometheus.Gauge
 }
 
 // NewMetrics makes the metrics and registers them; with a nil Registerer they are counted and shown nowhere.
@@ -38,9 +39,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "transferd_recovery_pending", Help: "Uploads that were begun, are no longer served, and have no verdict yet.",
 		}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "transferd_uploads_waiting", Help: "Uploads that are whole and wait for the rename of their temporary name.",
+		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.sessions, m.uploads, m.bytes, m.seconds, m.openFiles, m.pending)
+		reg.MustRegister(m.sessions, m.uploads, m.bytes, m.seconds, m.openFiles, m.pending, m.waiting)
 	}
 	return m
 }

@@ -171,9 +171,9 @@ func (r *Recovery) try(ctx context.Context, u Upload) error {
 	}
 	obj, err := r.resume(ctx, u)
 	v := Verdict{Outcome: Partial, Evidence: Crash, Object: obj, Received: max(obj.Size-u.Base, u.Received), Ended: r.cfg.Now()}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
-		// The bucket is gone, or the store keeps nothing of an upload before its Commit: there is no file that a
-		// workflow could run on, and no later try will find one.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
+		// The bucket is gone, or another file stands where the upload must not replace one, or the store keeps nothing
+		// of an upload before its Commit: there is no file that a workflow could run on, and no later try will find one.
 		v = Verdict{Outcome: Refused, Evidence: Crash, Received: u.Received, Ended: v.Ended}
 	} else if err != nil {
 		return err
@@ -205,7 +205,7 @@ func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error)
 		return storage.Object{}, fmt.Errorf("resume upload: %w", errors.ErrUnsupported)
 	}
 	obj, err := resumer.Resume(ctx, u.Location.Name, storage.DeadUpload{ID: u.ID, Token: u.Token, Begun: u.Began,
-		Metadata: metadata(u), Modify: u.Modify})
+		Metadata: metadata(u), Modify: u.Modify, Exclusive: u.Exclusive})
 	if err != nil {
 		return storage.Object{}, fmt.Errorf("resume upload: %w", err)
 	}

@@ -52,8 +52,7 @@ type Session struct {
 
 // CreateOptions say how a client opened a file for writing.
 type CreateOptions struct {
-	// Exclusive refuses to replace a file. The stores have no atomic way to do that, so it holds between sessions only
-	// as far as one has committed before the other opens.
+	// Exclusive refuses to replace a file: Create gives fs.ErrExist if one stands, Close if one came meanwhile.
 	Exclusive bool
 	// Append writes whatever comes to the end of what stands, in the order in which it comes. The offsets that the client
 	// names are ignored, as POSIX has it for O_APPEND. errors.ErrUnsupported if the store cannot.
@@ -135,10 +134,10 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 	if f := s.join(p, opt); f != nil {
 		return f, nil
 	}
-	f := &File{s: s, path: s.fs.RealPath(p), opens: 1, declared: opt.Declared, append: opt.Append && !opt.Truncate, row: Upload{
+	f := &File{s: s, path: s.fs.RealPath(p), opens: 1, declared: opt.Declared, append: opt.Append && !opt.Truncate, excl: opt.Exclusive, row: Upload{
 		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
 		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
-		Identity: s.fs.Identity(),
+		Identity: s.fs.Identity(), Exclusive: opt.Exclusive,
 	}}
 	if opt.Exclusive {
 		if _, err := s.Stat(p); err == nil {
@@ -209,6 +208,7 @@ func (s *Session) keep(f *File, opt CreateOptions) error {
 	}
 	f.row.Modify, f.row.Base = true, info.Size()
 	f.size.Store(info.Size())
+	f.got.end = info.Size()
 	return nil
 }
 

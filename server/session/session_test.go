@@ -53,6 +53,7 @@ func TestComplete(t *testing.T) {
 		"transferd_bytes_total in SFTP": 11, "transferd_bytes_total out SFTP": 0, "transferd_open_files": 0,
 		"transferd_sessions SFTP": 0, "transferd_uploads_total closed SFTP complete": 1, "transferd_upload_seconds": 1,
 		"transferd_recovery_pending": 0,
+		"transferd_uploads_waiting":  0,
 	}
 	if got := gather(t, reg); !maps.Equal(got, want) {
 		t.Errorf("metrics %v, want %v", got, want)

@@ -2,7 +2,10 @@ package session_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,6 +97,115 @@ func TestCommitWithoutJournal(t *testing.T) {
 }
 
 // In the mode integrity a closed file that is shorter than its client declared is partial.
+// TestExclusiveTwice: of two sessions that make one file exclusively, one gets it and the other hears of it.
+func TestExclusiveTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.manager()
+	var files []*session.File
+	for range 2 {
+		s := w.session(m)
+		defer s.End(session.Disconnect)
+		f, err := s.Create("a", session.CreateOptions{Exclusive: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, f, "abc")
+		files = append(files, f)
+	}
+	if err := files[0].Close(); err != nil {
+		t.Error(err)
+	}
+	if err := files[1].Close(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("the second: %v", err)
+	}
+	if got := fmt.Sprint(w.verdicts()); got != "[complete/closed 3/3 refused/storage 0/3]" {
+		t.Error(got)
+	}
+}
+
+// TestExclusiveAfterACrash: recovery tells the store that nothing may be replaced, and the upload is refused.
+func TestExclusiveAfterACrash(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crashed("u1", "home/a", "abc")
+	w.rows["u1"].upload.Exclusive = true
+	w.objects["home/a"] = []byte("another file")
+	run(t, w.recover(t.Context()))
+	if got := fmt.Sprint(w.verdicts()); got != "[refused/crash 0/1]" {
+		t.Error(got)
+	}
+	if got, _ := w.object("home/a"); got != "another file" {
+		t.Errorf("the file is %q", got)
+	}
+}
+
+// TestIntegrityOfHoles: which bytes came, against a bitmap; the store takes them all.
+func TestIntegrityOfHoles(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 100 {
+		w := newWorld(t)
+		w.modify, w.sparse = "anywhere", true
+		w.objects["home/a"] = []byte("stands")
+		s := w.session(w.manager(func(c *session.Config) { c.Integrity = true }))
+		path, have := "b", [64]bool{}
+		if rnd.IntN(3) == 0 {
+			path = "a"
+			copy(have[:], []bool{true, true, true, true, true, true})
+		}
+		f, err := s.Create(path, session.CreateOptions{Modify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for range 1 + rnd.IntN(12) {
+			off, n := rnd.IntN(24), 1+rnd.IntN(16)
+			if _, err := f.WriteAt(make([]byte, n), int64(off)); err != nil {
+				t.Fatal(err)
+			}
+			for i := off; i < off+n; i++ {
+				have[i] = true
+			}
+			size = max(size, off+n)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s.End(session.Disconnect)
+		want := "complete/closed"
+		if slices.Contains(have[:size], false) {
+			want = "partial/short"
+		}
+		if got := fmt.Sprint(w.verdicts()); !strings.HasPrefix(got, "["+want) {
+			t.Fatalf("%v of %d bytes: %s, want %s", have, size, got, want)
+		}
+	}
+}
+
+// TestIntegrityOfManyPieces: a file in more pieces than are remembered is whole when all have come.
+func TestIntegrityOfManyPieces(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.modify, w.sparse = "anywhere", true
+	s := w.session(w.manager(func(c *session.Config) { c.Integrity = true }))
+	defer s.End(session.Disconnect)
+	f := create(t, s, "a")
+	for _, first := range []int{1, 0} {
+		for off := first; off < 6000; off += 2 {
+			if _, err := f.WriteAt([]byte("x"), int64(off)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(w.verdicts()); got != "[complete/closed 6000/6000]" {
+		t.Error(got)
+	}
+}
+
 func TestIntegrity(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -83,6 +83,7 @@ type temp struct {
 // it will never get.
 func (f *File) waitForRename(c Commit) {
 	f.temp = &temp{f: f, ended: make(chan struct{}), at: f.row.Location, commit: c}
+	f.s.m.cfg.Metrics.waiting.Inc()
 	if before := f.s.m.temps.put(f.row.Location, f.temp); before != nil {
 		before.giveUp(TempName)
 	}
@@ -107,6 +108,7 @@ func (t *temp) settle(outcome Outcome, evidence Evidence) error {
 func (t *temp) end(outcome Outcome, evidence Evidence) error {
 	t.over = true
 	close(t.ended)
+	t.f.s.m.cfg.Metrics.waiting.Dec()
 	t.f.s.m.temps.drop(t.at, t)
 	v := Verdict{Outcome: outcome, Evidence: evidence, Object: t.commit.Object, Received: t.commit.Received,
 		Ended: t.f.s.m.cfg.Now()}

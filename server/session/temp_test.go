@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/storage"
 )
@@ -66,9 +68,18 @@ const renamed = `complete/closed home/a 3 "etag of a"`
 func TestRenameEndsAnUpload(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	s := w.session(w.manager(waiting()))
+	reg := prometheus.NewRegistry()
+	s := w.session(w.manager(waiting(), func(c *session.Config) { c.Metrics = session.NewMetrics(reg) }))
 	defer s.End(session.Disconnect)
 	sent(t, s, "a.filepart")
+	if n := gather(t, reg)["transferd_uploads_waiting"]; n != 1 {
+		t.Errorf("the metric shows %v uploads that wait, want 1", n)
+	}
+	defer func() {
+		if n := gather(t, reg)["transferd_uploads_waiting"]; n != 0 {
+			t.Errorf("the metric shows %v uploads that wait, want none", n)
+		}
+	}()
 	if got := w.endings(); len(got) != 0 {
 		t.Errorf("verdict before the rename: %q", got)
 	}

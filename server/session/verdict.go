@@ -35,8 +35,8 @@ const (
 	ControlLost   Evidence = "control-lost"    // the control connection ended before the client took the final reply
 	NoCloseNotify Evidence = "no-close-notify" // complete, but the data stream ended without TLS's own end
 	Abort         Evidence = "abort"           // the client said so
-	// Short is a file that its client closed before it reached the size that the client itself had declared. Only
-	// Config.Integrity makes it partial.
+	// Short is a file that its client closed before it reached the size that the client itself had declared, or with a
+	// hole in it. Only Config.Integrity makes it partial.
 	Short Evidence = "short"
 	// TempName is a file that is whole, and whose client left it under a temporary name (Config.TempNames).
 	TempName Evidence = "temp-name"
@@ -58,6 +58,8 @@ type Upload struct {
 	// Modify says that it changes a file that stood, and Base how long that was.
 	Modify bool  `json:",omitempty"`
 	Base   int64 `json:",omitempty"`
+	// Exclusive says that it must not replace a file, not by recovery either.
+	Exclusive bool `json:",omitempty"`
 	// Received is how many bytes had come when the journal was begun: zero only for a file that was closed empty. What
 	// stood before is not among them.
 	Received int64

@@ -47,6 +47,7 @@ type world struct {
 	dead     bool
 	noBucket bool
 	modify   string        // "anywhere", "onwards": how files can be changed
+	sparse   bool          // writes may lie anywhere, and holes are kept
 	block    chan struct{} // closed by a WriteAt that begins to block, if set
 	written  chan struct{} // WriteAt waits for it, if set, deaf to its context
 	deaf     chan struct{} // closed when it waits
@@ -252,6 +253,9 @@ func (b backend) Resume(_ context.Context, name string, dead storage.DeadUpload)
 			obj.Size = int64(len(data))
 			return nil
 		}
+		if _, taken := b.w.objects[name]; taken && dead.Exclusive {
+			return fs.ErrExist
+		}
 		data := b.w.multi[dead.Token]
 		b.w.objects[name] = data
 		b.w.objects["id:"+dead.ID] = data
@@ -307,7 +311,10 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 		if r := u.w.rows[u.opt.ID]; r == nil || r.verdict != nil {
 			u.w.t.Error("a byte reached the storage outside of begin and end")
 		}
-		if off != int64(len(u.data)) && (!u.opt.Modify || off > int64(len(u.data))) {
+		if gap := int(off) - len(u.data); u.w.sparse && gap > 0 {
+			u.data = append(u.data, make([]byte, gap)...)
+		}
+		if off != int64(len(u.data)) && !u.w.sparse && (!u.opt.Modify || off > int64(len(u.data))) {
 			return storage.ErrRandomAccess
 		}
 		u.data = append(u.data[:off:off], append(bytes.Clone(p), u.data[min(int(off)+len(p), len(u.data)):]...)...)
@@ -336,6 +343,9 @@ func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
 	err := u.w.do("commit", func() error {
 		if u.over || u.w.rows[u.opt.ID] == nil {
 			u.w.t.Error("commit after the end, or without a row")
+		}
+		if _, stands := u.w.objects[u.name]; stands && u.opt.Exclusive {
+			return fs.ErrExist
 		}
 		u.over = true
 		u.w.objects[u.name], u.w.objects["id:"+u.opt.ID] = u.data, u.data

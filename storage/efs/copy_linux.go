@@ -139,7 +139,7 @@ func (s *Store) Resume(ctx context.Context, name string, dead storage.DeadUpload
 		if err != nil {
 			return err
 		}
-		u := &upload{s: s, name: name, at: e, temp: tempName(dead.ID)}
+		u := &upload{s: s, name: name, at: e, temp: tempName(dead.ID), opt: storage.CreateOptions{Exclusive: dead.Exclusive}}
 		obj, err = u.resume()
 		e.close()
 		return err
@@ -168,7 +168,11 @@ func (u *upload) resume() (storage.Object, error) {
 	if err != nil {
 		return storage.Object{}, errors.Join(err, u.file.Close())
 	}
-	return u.finish()
+	obj, err := u.finish()
+	if errors.Is(err, fs.ErrExist) { // another file stands at the name: this one will never be there
+		err = errors.Join(err, gone(unix.Unlinkat(u.at.dir, u.temp, 0)))
+	}
+	return obj, err
 }
 
 // resumed describes the file at a name, made durable.

@@ -88,7 +88,7 @@ func (u *upload) open(ctx context.Context, opt storage.CreateOptions) error {
 func (u *upload) openNew(opt storage.CreateOptions) (err error) {
 	u.made = true
 	u.file, _, err = u.s.openFile(u.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o666)
-	if err == unix.EEXIST { // a link to nothing, or somebody was faster
+	if err == unix.EEXIST && !opt.Exclusive { // a link to nothing, or somebody was faster
 		u.made, u.replaces = false, !opt.Modify
 		u.file, _, err = u.s.openFile(u.name, unix.O_WRONLY|unix.O_CREAT, 0o666)
 	}

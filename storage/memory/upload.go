@@ -318,6 +318,10 @@ func (s *Store) Resume(ctx context.Context, name string, dead storage.DeadUpload
 			delete(s.parts, dead.Token)
 			return nil
 		}
+		if _, taken := s.files[name]; taken && dead.Exclusive {
+			delete(s.parts, dead.Token)
+			return fs.ErrExist
+		}
 		var content []byte
 		if m, ok := s.parts[dead.Token]; ok {
 			content = m.content

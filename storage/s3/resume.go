@@ -35,7 +35,7 @@ const skew = 2 * time.Minute
 // Empty, and not what stood there before: a partial upload's file shows the longest contiguous prefix that survived,
 // which here is nothing, and the workflow for it must not run on bytes of an older file.
 func (b *Backend) Resume(ctx context.Context, name string, dead storage.DeadUpload) (storage.Object, error) {
-	at := object{bucket: b.bucket, key: name, id: dead.ID}
+	at := object{bucket: b.bucket, key: name, id: dead.ID, absent: dead.Exclusive}
 	obj, done, err := b.store.written(ctx, at)
 	if err != nil {
 		return storage.Object{}, err
@@ -82,6 +82,9 @@ func (b *Backend) resumeMultipart(ctx context.Context, at object, upload string)
 		return storage.Object{}, false, b.store.abortMultipart(ctx, at, upload)
 	}
 	obj, err := b.store.completeMultipart(ctx, at, upload, whole)
+	if errors.Is(err, fs.ErrExist) { // it will never be a file
+		return storage.Object{}, false, errors.Join(err, b.store.abortMultipart(ctx, at, upload))
+	}
 	obj.Size = size.total
 	return obj, err == nil, err
 }

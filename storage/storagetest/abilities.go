@@ -97,6 +97,56 @@ func resumePrefix(t *testing.T, b storage.Backend) {
 	}
 }
 
+// exclusive: of uploads that must not replace a file one gets the name, in whatever order they begin and end.
+func exclusive(t *testing.T, b storage.Backend) {
+	Write(t, b, "old", []byte("stands"))
+	_, err := begin(t, b, "old", storage.CreateOptions{ID: "over", Exclusive: true})
+	wantErr(t, "an exclusive upload over a file", err, fs.ErrExist)
+	first := create(t, b, "f", storage.CreateOptions{ID: "first", Exclusive: true})
+	fill(t, first, []byte("first"), 0)
+	second, err := begin(t, b, "f", storage.CreateOptions{ID: "second", Exclusive: true})
+	if err == nil {
+		fill(t, second, []byte("second"), 0)
+	}
+	commit(t, first, 5)
+	if err == nil {
+		_, err = second.Commit(t.Context())
+	}
+	wantErr(t, "the second exclusive upload", err, fs.ErrExist)
+	wantContent(t, b, "f", []byte("first"))
+	wantContent(t, b, "old", []byte("stands"))
+	wantList(t, b, "", "f", "old")
+}
+
+// exclusiveResumed: recovery does not replace a file either, however often it is tried.
+func exclusiveResumed(t *testing.T, b storage.Backend) { resumeExclusive(t, b, 2) }
+
+// exclusiveResumedOnce: asked again, a store that cannot tell whose a file is takes what stands.
+func exclusiveResumedOnce(t *testing.T, b storage.Backend) { resumeExclusive(t, b, 1) }
+
+func resumeExclusive(t *testing.T, b storage.Backend, times int) {
+	r := resumer(t, b)
+	dead := storage.DeadUpload{ID: "dead", Begun: time.Now(), Exclusive: true}
+	u := create(t, b, "f", storage.CreateOptions{
+		ID: dead.ID, Exclusive: true, Note: func(_ context.Context, token string) error { dead.Token = token; return nil },
+	})
+	fill(t, u, Bytes(33, 9<<20), 0)
+	over, err := begin(t, b, "f", storage.CreateOptions{ID: "over"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, over, []byte("another file"), 0)
+	if _, err := over.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range times {
+		_, err = r.Resume(t.Context(), "f", dead)
+		wantErr(t, "resume over another file", err, fs.ErrExist)
+		wantContent(t, b, "f", []byte("another file"))
+		wantList(t, b, "", "f")
+	}
+}
+
 func copier(t *testing.T, b storage.Backend) storage.Copier {
 	t.Helper()
 	c, ok := b.(storage.Copier)

@@ -24,6 +24,10 @@ func (tr Traits) tests() map[string]func(*testing.T, storage.Backend) {
 	if tr.Unmarked {
 		instead["Resume"] = resumeOfNothing
 		instead["ResumeReplacesAnOlderFile"] = resumeTakesWhatStands
+		instead["ExclusiveResumed"] = exclusiveResumedOnce
+	}
+	if tr.InPlace { // they are one file
+		instead["ExclusiveResumed"] = func(t *testing.T, _ storage.Backend) { t.Skip("both write into one file") }
 	}
 	return instead
 }

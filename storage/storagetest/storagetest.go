@@ -93,6 +93,8 @@ func tests() []test {
 		{"Copy", copyFile},
 		{"CopyConditions", copyConditions},
 		{"Tag", tag},
+		{"Exclusive", exclusive},
+		{"ExclusiveResumed", exclusiveResumed},
 		{"Modify", modify},
 		{"ModifyAnywhere", modifyAnywhere},
 		{"ModifyAborted", modifyAborted},
