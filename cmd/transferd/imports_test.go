@@ -69,6 +69,11 @@ func rules() []rule {
 			why: "paths and verdicts are the same for every protocol, store and database",
 		},
 		{
+			rooms: []string{"server/vfs/policy"},
+			never: []string{"./...", "net/http", "database/sql"},
+			why:   "a policy means the same whoever asks: the control plane when it is set, the vfs when it is used",
+		},
+		{
 			rooms: []string{"server/sftpd", "server/ftpd"},
 			never: []string{"./storage/s3/...", "./storage/memory", "./storage/efs", "./workflow/...", "./server/db", "./server/api", "database/sql"},
 			why:   "a protocol speaks to the session and to nothing behind it",
