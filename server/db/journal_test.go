@@ -25,7 +25,10 @@ func testJournal(t *testing.T) {
 	d, ctx := open(t, Config{Node: "n1"}), t.Context()
 	u := anUpload(d, "s-1")
 	must(t, d.Begin(ctx, u))
-	wantExists(t, d.Begin(ctx, u), "Upload", u.ID)
+	must(t, d.Begin(ctx, u)) // a second try, after a commit that nobody heard of
+	another := u
+	another.User = "bob"
+	wantExists(t, d.Begin(ctx, another), "Upload", u.ID)
 	must(t, d.Note(ctx, u.ID, "token"))
 	wantNotFound(t, d.Note(ctx, "none", "token"), "Upload", "none")
 
@@ -171,6 +174,7 @@ func testSharedTransactionFailsApart(t *testing.T) {
 	id := attached(t, d, 1)
 	taken := anUpload(d, id)
 	must(t, d.Begin(ctx, taken))
+	taken.User = "bob" // an upload of its own with the same id
 
 	var all sync.WaitGroup
 	for i := range 64 {

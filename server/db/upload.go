@@ -13,7 +13,8 @@ import (
 	"github.com/transferd/transferd/workflow"
 )
 
-// Begin writes an upload's row. It is durable once it returns.
+// Begin writes an upload's row. It is durable once it returns. A row that stands already with just this upload is no error:
+// the connection was lost while it was committed, and the caller tries again.
 func (d *DB) Begin(ctx context.Context, u session.Upload) error {
 	doc, err := encode(u)
 	if err != nil {
@@ -23,7 +24,11 @@ func (d *DB) Begin(ctx context.Context, u session.Upload) error {
 		n, err := tx.Exec(ctx, `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict, place)
 			VALUES ($1, $2, $3, $4, 0, $5, $6, '', $7) ON CONFLICT DO NOTHING`,
 			u.ID, u.Node, u.Server, millis(u.Began), u.Token, doc, place(u.Location))
-		if err == nil && n == 0 {
+		if err != nil || n > 0 {
+			return err
+		}
+		err = tx.QueryRow(ctx, `SELECT 1 FROM uploads WHERE id = $1 AND doc = $2 AND ended = 0`, u.ID, doc).Scan(&n)
+		if errors.Is(err, sql.ErrNoRows) {
 			err = &server.ExistsError{ResourceType: "Upload", Resource: u.ID}
 		}
 		return err
