@@ -16,6 +16,7 @@ import (
 	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/storage/memory"
 	"github.com/transferd/transferd/workflow"
+	"github.com/transferd/transferd/workflow/steps/gnupgtest"
 )
 
 // forger makes messages that GnuPG does not.
@@ -39,7 +40,7 @@ func newForger(t *testing.T, config *packet.Config) *forger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &forger{t, entity, secretOf("PGPPrivateKey", b.String())}
+	return &forger{t, entity, gnupgtest.Secret("PGPPrivateKey", b.String())}
 }
 
 // encrypt is a message as the library makes it.

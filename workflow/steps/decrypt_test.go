@@ -16,6 +16,7 @@ import (
 	"github.com/transferd/transferd/storage/storagetest"
 	"github.com/transferd/transferd/workflow"
 	"github.com/transferd/transferd/workflow/steps"
+	"github.com/transferd/transferd/workflow/steps/gnupgtest"
 )
 
 // secrets are secrets by their names.
@@ -132,14 +133,14 @@ const (
 // TestDecryptGnuPG decrypts what GnuPG made: with keys of all kinds, in all forms.
 func TestDecryptGnuPG(t *testing.T) {
 	t.Parallel()
-	g := newGnuPG(t)
+	g := gnupgtest.New(t)
 	for _, kind := range []string{"rsa", "curve", "nist", "brainpool"} {
-		g.key(kind, kind, "")
+		g.Key(kind, kind, "")
 	}
-	g.key("locked", "curve", "of mary")
-	keys := map[string][]byte{"locked": secretOf("PGPPrivateKey", g.private("locked", "of mary"), "PGPPassphrase", "of mary")}
+	g.Key("locked", "curve", "of mary")
+	keys := map[string][]byte{"locked": gnupgtest.Secret("PGPPrivateKey", g.Private("locked", "of mary"), "PGPPassphrase", "of mary")}
 	for _, kind := range []string{"rsa", "curve", "nist", "brainpool"} {
-		keys[kind] = secretOf("PGPPrivateKey", g.private(kind, ""))
+		keys[kind] = gnupgtest.Secret("PGPPrivateKey", g.Private(kind, ""))
 	}
 	plain := bytes.Repeat([]byte("many words\n"), 8_000)
 	for _, tt := range []struct {
@@ -162,10 +163,10 @@ func TestDecryptGnuPG(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g, args := g.in(t), strings.Fields(tt.args)
-			messages := [][]byte{g.encrypt(tt.content, tt.to, args...)}
+			g, args := g.In(t), strings.Fields(tt.args)
+			messages := [][]byte{g.Encrypt(tt.content, tt.to, args...)}
 			if len(tt.content) < 2 || tt.name == "noise" || tt.name == "signed" || tt.name == "zlib" {
-				messages = append(messages, g.encryptFile(tt.content, tt.to, args...))
+				messages = append(messages, g.EncryptFile(tt.content, tt.to, args...))
 			}
 			for _, m := range messages {
 				got, err := newVault(t, keys[tt.to]).decrypt(m)
@@ -178,18 +179,18 @@ func TestDecryptGnuPG(t *testing.T) {
 			}
 		})
 	}
-	t.Run("tampered", func(t *testing.T) { t.Parallel(); tamper(t, g.in(t), keys) })
-	t.Run("refused", func(t *testing.T) { t.Parallel(); refuse(t, g.in(t), keys) })
-	t.Run("secrets", func(t *testing.T) { t.Parallel(); lookUp(t, g.in(t), keys) })
-	t.Run("signatures", func(t *testing.T) { t.Parallel(); signatures(t, g.in(t)) })
-	t.Run("repeats", func(t *testing.T) { t.Parallel(); repeats(t, g.in(t), keys) })
+	t.Run("tampered", func(t *testing.T) { t.Parallel(); tamper(t, g.In(t), keys) })
+	t.Run("refused", func(t *testing.T) { t.Parallel(); refuse(t, g.In(t), keys) })
+	t.Run("secrets", func(t *testing.T) { t.Parallel(); lookUp(t, g.In(t), keys) })
+	t.Run("signatures", func(t *testing.T) { t.Parallel(); signatures(t, g.In(t)) })
+	t.Run("repeats", func(t *testing.T) { t.Parallel(); repeats(t, g.In(t), keys) })
 	// The subtests run when this function has returned, and the key ring is removed after them.
 }
 
 // tamper changes and cuts messages at many places. Nothing of their plaintext shows, whatever came out before the error.
-func tamper(t *testing.T, g *gnupg, keys map[string][]byte) {
+func tamper(t *testing.T, g *gnupgtest.GnuPG, keys map[string][]byte) {
 	for _, args := range []string{"", "--compress-algo none", "--armor"} {
-		message := g.encryptFile(noise(40_000), "curve", strings.Fields(args)...)
+		message := g.EncryptFile(noise(40_000), "curve", strings.Fields(args)...)
 		body := bytes.Index(message, []byte("\n\n")) + 1 // of armor
 		for i := range 10 {
 			// The session key is at the front, the MDC at the end; -4 is the last of the base64 without its padding and checksum.
@@ -216,24 +217,24 @@ func tamper(t *testing.T, g *gnupg, keys map[string][]byte) {
 }
 
 // refuse: what is no message for us.
-func refuse(t *testing.T, g *gnupg, keys map[string][]byte) {
+func refuse(t *testing.T, g *gnupgtest.GnuPG, keys map[string][]byte) {
 	plain := []byte("words")
 	for _, tt := range []struct {
 		name    string
 		message []byte
 		want    string
 	}{
-		{"another's", g.encrypt(plain, "rsa"), noKey},
-		{"for a passphrase", g.run(plain, "--symmetric", "--passphrase", "x"), noKey},
-		{"signed and not encrypted", g.run(plain, "--sign", "--local-user", "nist@example.com"), "it is not encrypted."},
-		{"stored", g.run(plain, "--store"), "it is not encrypted."},
+		{"another's", g.Encrypt(plain, "rsa"), noKey},
+		{"for a passphrase", g.Run(plain, "--symmetric", "--passphrase", "x"), noKey},
+		{"signed and not encrypted", g.Run(plain, "--sign", "--local-user", "nist@example.com"), "it is not encrypted."},
+		{"stored", g.Run(plain, "--store"), "it is not encrypted."},
 		{"text", []byte("words\nand more\n"), noPGP},
 		{"empty", nil, noPGP},
 		{"noise", append([]byte{0xff}, noise(10_000)...), noPGP},
-		{"a key", []byte(g.public("rsa")), noPGP},
+		{"a key", []byte(g.Public("rsa")), noPGP},
 		{"begins like armor", []byte("-----BEGIN PGP MESSAGE-----\n\n"), noPGP},
-		{"without MDC", g.encrypt(plain, "curve", "--rfc2440", "--cipher-algo", "3DES", "--disable-mdc"), ""},
-		{"a cipher that few have", g.encrypt(plain, "curve", "--cipher-algo", "TWOFISH"), "it is encrypted in a way that is not supported."},
+		{"without MDC", g.Encrypt(plain, "curve", "--rfc2440", "--cipher-algo", "3DES", "--disable-mdc"), ""},
+		{"a cipher that few have", g.Encrypt(plain, "curve", "--cipher-algo", "TWOFISH"), "it is encrypted in a way that is not supported."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -246,10 +247,10 @@ func refuse(t *testing.T, g *gnupg, keys map[string][]byte) {
 }
 
 // lookUp: which secret is used, and what it may hold.
-func lookUp(t *testing.T, g *gnupg, keys map[string][]byte) {
-	message := g.encrypt([]byte("words"), "curve")
-	key, rsa := g.private("curve", ""), g.private("rsa", "")
-	locked := g.private("locked", "of mary")
+func lookUp(t *testing.T, g *gnupgtest.GnuPG, keys map[string][]byte) {
+	message := g.Encrypt([]byte("words"), "curve")
+	key, rsa := g.Private("curve", ""), g.Private("rsa", "")
+	locked := g.Private("locked", "of mary")
 	for _, tt := range []struct {
 		name string
 		have secrets
@@ -259,15 +260,15 @@ func lookUp(t *testing.T, g *gnupg, keys map[string][]byte) {
 		{"the server's", secrets{byServer: keys["curve"]}, ""},
 		{"the user's alone counts", secrets{bySelf: keys["rsa"], byServer: keys["curve"]}, noKey},
 		{"none", secrets{}, "there is no secret " + bySelf + " and none " + byServer},
-		{"the third", secrets{bySelf: secretOf("PGPPrivateKey", rsa, "PGPPrivateKey2", locked, "PGPPassphrase2", "of mary", "PGPPrivateKey3", key)}, ""},
-		{"other members", secrets{bySelf: []byte(`{"Password":"x","N":1,"PGPPrivateKey2":` + string(secretOf("k", key)[len(`{"k":`):]))}, ""},
+		{"the third", secrets{bySelf: gnupgtest.Secret("PGPPrivateKey", rsa, "PGPPrivateKey2", locked, "PGPPassphrase2", "of mary", "PGPPrivateKey3", key)}, ""},
+		{"other members", secrets{bySelf: []byte(`{"Password":"x","N":1,"PGPPrivateKey2":` + string(gnupgtest.Secret("k", key)[len(`{"k":`):]))}, ""},
 		{"no JSON", secrets{bySelf: []byte("hush")}, "it is no JSON object"},
-		{"no key", secrets{bySelf: secretOf("Password", "hush")}, "it has no PGPPrivateKey"},
+		{"no key", secrets{bySelf: gnupgtest.Secret("Password", "hush")}, "it has no PGPPrivateKey"},
 		{"a number", secrets{bySelf: []byte(`{"PGPPrivateKey":1}`)}, "PGPPrivateKey is no string"},
-		{"no armor", secrets{bySelf: secretOf("PGPPrivateKey2", "hush")}, "PGPPrivateKey2 is no armored key"},
-		{"a public key", secrets{bySelf: secretOf("PGPPrivateKey", g.public("curve"))}, "PGPPrivateKey is a public key"},
-		{"a wrong passphrase", secrets{bySelf: secretOf("PGPPrivateKey", locked, "PGPPassphrase", "hush")}, "PGPPassphrase does not open PGPPrivateKey"},
-		{"no passphrase", secrets{bySelf: secretOf("PGPPrivateKey", key, "PGPPrivateKey3", locked)}, "PGPPassphrase3 does not open PGPPrivateKey3"},
+		{"no armor", secrets{bySelf: gnupgtest.Secret("PGPPrivateKey2", "hush")}, "PGPPrivateKey2 is no armored key"},
+		{"a public key", secrets{bySelf: gnupgtest.Secret("PGPPrivateKey", g.Public("curve"))}, "PGPPrivateKey is a public key"},
+		{"a wrong passphrase", secrets{bySelf: gnupgtest.Secret("PGPPrivateKey", locked, "PGPPassphrase", "hush")}, "PGPPassphrase does not open PGPPrivateKey"},
+		{"no passphrase", secrets{bySelf: gnupgtest.Secret("PGPPrivateKey", key, "PGPPrivateKey3", locked)}, "PGPPassphrase3 does not open PGPPrivateKey3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -296,17 +297,17 @@ func lookUp(t *testing.T, g *gnupg, keys map[string][]byte) {
 }
 
 // signatures: with public keys in the secret, one of them must have signed.
-func signatures(t *testing.T, g *gnupg) {
-	key, nist, rsa := g.private("curve", ""), g.public("nist"), g.public("rsa")
+func signatures(t *testing.T, g *gnupgtest.GnuPG) {
+	key, nist, rsa := g.Private("curve", ""), g.Public("nist"), g.Public("rsa")
 	plain := bytes.Repeat([]byte("words \r\n"), 10_000)
 	sign := func(as ...string) []byte {
 		args := []string{"--sign"}
 		for _, name := range as {
 			args = append(args, "--local-user", name+"@example.com")
 		}
-		return g.encrypt(plain, "curve", args...)
+		return g.Encrypt(plain, "curve", args...)
 	}
-	ours := secretOf("PGPPrivateKey", key, "PGPPublicKey", nist, "PGPPublicKey3", rsa)
+	ours := gnupgtest.Secret("PGPPrivateKey", key, "PGPPublicKey", nist, "PGPPublicKey3", rsa)
 	for _, tt := range []struct {
 		name            string
 		secret, message []byte
@@ -315,15 +316,15 @@ func signatures(t *testing.T, g *gnupg) {
 		{"the first", ours, sign("nist"), ""},
 		{"the third", ours, sign("rsa"), ""},
 		{"one of two", ours, sign("brainpool", "nist"), ""},
-		{"as text", ours, g.encrypt(plain, "curve", "--sign", "--textmode", "--local-user", "rsa@example.com"), ""},
-		{"not compressed", ours, g.encrypt(plain, "curve", "--sign", "--compress-algo", "none", "--local-user", "rsa@example.com"), ""},
-		{"nobody", ours, g.encrypt(plain, "curve"), "it is not signed"},
+		{"as text", ours, g.Encrypt(plain, "curve", "--sign", "--textmode", "--local-user", "rsa@example.com"), ""},
+		{"not compressed", ours, g.Encrypt(plain, "curve", "--sign", "--compress-algo", "none", "--local-user", "rsa@example.com"), ""},
+		{"nobody", ours, g.Encrypt(plain, "curve"), "it is not signed"},
 		{"somebody else", ours, sign("brainpool"), "no signature of a key of the secret is valid"},
 		{"the private key is no signer", ours, sign("curve"), "no signature of a key of the secret is valid"},
-		{"with SHA-1", ours, g.encrypt(plain, "curve", "--sign", "--digest-algo", "SHA1", "--local-user", "rsa@example.com"), "no signature of a key of the secret is valid"},
-		{"expired", ours, g.encrypt(plain, "curve", "--sign", "--default-sig-expire", "1d", "--local-user", "rsa@example.com"), "no signature of a key of the secret is valid"},
-		{"whoever, where nobody asks", secretOf("PGPPrivateKey", key), sign("brainpool"), ""},
-		{"no key", secretOf("PGPPrivateKey", key, "PGPPublicKey2", "hush"), nil, "PGPPublicKey2 is no armored key"},
+		{"with SHA-1", ours, g.Encrypt(plain, "curve", "--sign", "--digest-algo", "SHA1", "--local-user", "rsa@example.com"), "no signature of a key of the secret is valid"},
+		{"expired", ours, g.Encrypt(plain, "curve", "--sign", "--default-sig-expire", "1d", "--local-user", "rsa@example.com"), "no signature of a key of the secret is valid"},
+		{"whoever, where nobody asks", gnupgtest.Secret("PGPPrivateKey", key), sign("brainpool"), ""},
+		{"no key", gnupgtest.Secret("PGPPrivateKey", key, "PGPPublicKey2", "hush"), nil, "PGPPublicKey2 is no armored key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -347,9 +348,9 @@ func signatures(t *testing.T, g *gnupg) {
 }
 
 // repeats: a step that runs again after a crash, and targets that stand.
-func repeats(t *testing.T, g *gnupg, keys map[string][]byte) {
+func repeats(t *testing.T, g *gnupgtest.GnuPG, keys map[string][]byte) {
 	v := newVault(t, keys["curve"])
-	from := v.put("a.gpg", g.encrypt(noise(1_100_000), "curve"))
+	from := v.put("a.gpg", g.Encrypt(noise(1_100_000), "curve"))
 	first, err := v.run(decryptTo("a"), from, 1)
 	if err != nil {
 		t.Fatal(err)
