@@ -131,7 +131,7 @@ func texts(v any) ([]string, bool) {
 }
 
 // encode writes a value as decode read it, with strings as rewrite has them.
-func encode(b *strings.Builder, v any, rewrite func(string) (string, error)) error {
+func encode(b *strings.Builder, v any, rewrite func(string) string) error {
 	var list []any
 	open, end := "[", "]"
 	switch v := v.(type) {
@@ -149,11 +149,7 @@ func encode(b *strings.Builder, v any, rewrite func(string) (string, error)) err
 		b.WriteByte(':')
 		return encode(b, v.value, rewrite)
 	case string:
-		text, err := rewrite(v)
-		if err != nil {
-			return err
-		}
-		return scalar(b, text)
+		return scalar(b, rewrite(v))
 	default:
 		return scalar(b, v)
 	}
@@ -170,7 +166,7 @@ func encode(b *strings.Builder, v any, rewrite func(string) (string, error)) err
 	return nil
 }
 
-func unchanged(s string) (string, error) { return s, nil }
+func unchanged(s string) string { return s }
 
 func scalar(b *strings.Builder, v any) error {
 	var line strings.Builder
