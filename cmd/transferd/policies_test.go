@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -138,6 +139,54 @@ func (p *proc) tryPolicy(t *testing.T, title, user string, try policyTry) {
 		t.Errorf("%s: %+v: explained %+v, %v", title, try, answer, err)
 	}
 }
+
+// TestDropbox: users who may only upload do so with clients that look before they write, an empty file too, and what was
+// there is written over unseen.
+func TestDropbox(t *testing.T) {
+	t.Parallel()
+	const drop = `{"Statement":{"Effect":"Allow","Action":"s3:PutObject","Resource":"*"}}`
+	users := usersFile(t, "right pass")
+	content, err := os.ReadFile(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFile(users, append(content, "    policy: '"+drop+"'\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startDaemon(t, startOptions{args: []string{"-users", users}})
+	if _, err := p.api().UpdateUser(t.Context(), &transfer.UpdateUserInput{
+		ServerId: aws.String(p.env["SERVER_ID"]), UserName: aws.String(p.env["SFTP_USER"]), Policy: aws.String(drop),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p.putObject("there")
+	large, content := file(t, 100_000)
+	empty, _ := file(t, 0)
+	for _, c := range []struct {
+		name, local string
+		command     []string
+	}{
+		{"there", large, append(append([]string{"scp"}, p.scpOptions()...), large, p.env["SFTP_USER"]+"@"+p.env["SFTP_HOST"]+":/there")},
+		{"scp", large, append(append([]string{"scp"}, p.scpOptions()...), large, p.env["SFTP_USER"]+"@"+p.env["SFTP_HOST"]+":/scp")},
+		{"scp-empty", empty, append(append([]string{"scp"}, p.scpOptions()...), empty, p.env["SFTP_USER"]+"@"+p.env["SFTP_HOST"]+":/scp-empty")},
+		{"carol/curl", large, []string{"curl", "-sS", "--ssl-reqd", "-k", "--max-time", "60", "-u", "carol:right pass", "-T", large,
+			"ftp://" + net.JoinHostPort("127.0.0.1", p.env["FTP_PORT"]) + "/curl"}},
+		{"carol/sub/curl", large, []string{"curl", "-sS", "--ssl-reqd", "-k", "--max-time", "60", "-u", "carol:right pass", "-T", large, "--ftp-method", "nocwd",
+			"ftp://" + net.JoinHostPort("127.0.0.1", p.env["FTP_PORT"]) + "/sub/curl"}},
+	} {
+		out, err := exec.CommandContext(t.Context(), c.command[0], c.command[1:]...).CombinedOutput()
+		want := content
+		if c.local == empty {
+			want = nil
+		}
+		if got := p.object(c.name); err != nil || !bytes.Equal(got, want) || got == nil {
+			t.Errorf("%s: %v, %s\n%s", c.name, err, sum(got), out)
+		}
+	}
+}
+
+// scpOptions are sshOptions for scp.
+func (p *proc) scpOptions() []string { return p.sshOptions("-q") }
 
 // TestExplain: the command's exit statuses, and users that an identity provider alone knows.
 func TestExplain(t *testing.T) {
