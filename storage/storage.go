@@ -192,6 +192,21 @@ type Linkless interface {
 	WithoutLinks() Backend
 }
 
+// Statfs is how full a file system is, as a local user sees it (statvfs(3)).
+type Statfs struct {
+	BlockSize, TransferSize             uint64 // in bytes; the blocks are counted in the first
+	Blocks, BlocksFree, BlocksAvailable uint64 // BlocksAvailable are those that root does not keep for itself
+	Files, FilesFree                    uint64
+	NameMax                             uint64 // the longest name of a file
+	ReadOnly                            bool
+}
+
+// Statfser is the ability to tell how full the store is.
+type Statfser interface {
+	// Statfs describes the file system on which a file or directory lies.
+	Statfs(ctx context.Context, name string) (Statfs, error)
+}
+
 // Tagger is the ability to carry key-value tags on a file.
 type Tagger interface {
 	// Tag adds tags to those the file has (same key: replaced).

@@ -163,6 +163,8 @@ func (c *connection) front(ch ssh.Channel, s *session.Session) (_ *front, done f
 		readLink:     h.Readlink,
 		stat:         h.stat,
 		lstat:        h.lstat,
+		hasStatfs:    s.HasStatfs,
+		statfs:       s.Statfs,
 		setstat:      h.setstat,
 		change:       h.change,
 		over:         func() bool { return s.Context().Err() != nil },

@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,6 +88,30 @@ func wantFile(t *testing.T, file string, data []byte) {
 	t.Helper()
 	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%s: %d bytes, %v; want %d bytes", filepath.Base(file), len(got), err, len(data))
+	}
+}
+
+// TestDiskSpace: df of OpenSSH's sftp shows what the disk has; on S3 the server does not offer it.
+func TestDiskSpace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newRig(t, onDisk(t, dir))
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.batch(t, "df", "df -i .")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if size := strconv.FormatUint(st.Blocks*uint64(st.Frsize)/1024, 10); !slices.Contains(strings.Fields(out), size) {
+		t.Errorf("df does not show the size, %s KiB:\n%s", size, out)
+	}
+	if out, err := r.batch(t, "df missing"); err == nil {
+		t.Errorf("df of a missing file:\n%s", out)
+	}
+	if out, err := newRig(t).batch(t, "df"); err == nil || !strings.Contains(out, "does not support statvfs") {
+		t.Errorf("df on S3: %v\n%s", err, out)
 	}
 }
 

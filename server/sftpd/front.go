@@ -25,6 +25,7 @@ const (
 	extFsync       = "fsync@openssh.com"
 	extPosixRename = "posix-rename@openssh.com"
 	extHardlink    = "hardlink@openssh.com"
+	extStatvfs     = "statvfs@openssh.com"
 )
 
 // backing is what a front works on: a session and its connection, seen from the packets.
@@ -34,6 +35,8 @@ type backing struct {
 	realPath     func(path string) (string, error)
 	readLink     func(path string) (string, error)
 	stat, lstat  func(path string) (fs.FileInfo, error)
+	hasStatfs    func() bool
+	statfs       func(path string) (storage.Statfs, error)
 	change       func(method, path, target string) error // names
 	// setstat changes attributes, as they stand in the packet; of an upload through its own set.
 	setstat      func(path string, attrs []byte, set func(storage.Attrs) error) error
@@ -142,7 +145,11 @@ func (f *front) init(packet []byte) error {
 	}
 	f.begun = true
 	var body []byte
-	for _, s := range []string{extLimits, "1", extFsync, "1", extPosixRename, "1", extHardlink, "1"} {
+	names := []string{extLimits, "1", extFsync, "1", extPosixRename, "1", extHardlink, "1"}
+	if f.hasStatfs() { // else clients such as sshfs make up an answer, which is better than an error
+		names = append(names, extStatvfs, "2")
+	}
+	for _, s := range names {
 		body = binary.BigEndian.AppendUint32(body, uint32(len(s)))
 		body = append(body, s...)
 	}
@@ -165,6 +172,12 @@ func (f *front) extended(packet []byte) error {
 			return errMalformed
 		}
 		return f.fsync(id, handle)
+	case extStatvfs:
+		path := d.bytes()
+		if d.short {
+			return errMalformed
+		}
+		return f.statvfs(id, string(path))
 	case extPosixRename, extHardlink:
 		longest, ok := wellFormed(packet)
 		switch {
@@ -183,6 +196,27 @@ func (f *front) limits(id uint32) error {
 	body = binary.BigEndian.AppendUint64(body, maxData)
 	body = binary.BigEndian.AppendUint64(body, maxData)
 	body = binary.BigEndian.AppendUint64(body, uint64(f.quota.max))
+	return f.out.packet(fxpExtendedReply, id, body...)
+}
+
+// statvfs answers statvfs@openssh.com (OpenSSH's PROTOCOL, 4.4). The id of the file system is nobody's business.
+func (f *front) statvfs(id uint32, path string) error {
+	if len(path) > maxPath {
+		return f.out.status(id, errPathLength)
+	}
+	st, err := f.statfs(path)
+	if err != nil {
+		return f.out.status(id, statusOf(err))
+	}
+	var flags uint64
+	if st.ReadOnly {
+		flags |= 1 // SSH2_FXE_STATVFS_ST_RDONLY
+	}
+	var body []byte
+	for _, n := range []uint64{st.TransferSize, st.BlockSize, st.Blocks, st.BlocksFree, st.BlocksAvailable,
+		st.Files, st.FilesFree, st.FilesFree, 0, flags, st.NameMax} {
+		body = binary.BigEndian.AppendUint64(body, n)
+	}
 	return f.out.packet(fxpExtendedReply, id, body...)
 }
 

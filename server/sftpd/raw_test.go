@@ -166,6 +166,7 @@ func TestMalformedPackets(t *testing.T) {
 		"cut READ":                func(c *raw) { c.request(5, str("1"), u64(0)) },
 		"cut extension":           func(c *raw) { c.request(200, u32(100)) },
 		"cut posix-rename":        func(c *raw) { c.request(200, str("posix-rename@openssh.com"), str("x")) },
+		"cut statvfs":             func(c *raw) { c.request(200, str("statvfs@openssh.com")) },
 		"cut fsync":               func(c *raw) { c.request(200, str("fsync@openssh.com")) },
 		"INIT twice":              func(c *raw) { c.packet(1, u32(3)) },
 		"cut packet":              func(c *raw) { c.Write(join(u32(100), []byte{6})); c.CloseWrite() },

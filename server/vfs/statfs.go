@@ -28,7 +28,7 @@ func (f *FS) Statfs(ctx context.Context, p string) (storage.Statfs, error) {
 	return st, at.fail("statfs", err)
 }
 
-// HasStatfs says whether the store of the landing directory can tell that. It asks no store on S3.
+// HasStatfs says whether the stores of this home can tell that. It asks none on S3.
 func (f *FS) HasStatfs(ctx context.Context) bool {
 	if f.domain != domainEFS {
 		return false

@@ -22,6 +22,7 @@ type abilities interface {
 	storage.Replacer
 	storage.Attrer
 	storage.Linker
+	storage.Statfser
 }
 
 // New is errors.ErrUnsupported here.
