@@ -321,10 +321,10 @@ func loadEvents(name string, getenv func(string) string) (eventsFile, error) {
 		return f.Events, fmt.Errorf("%s: %w", name, err)
 	}
 	only := struct {
-		Events *eventsFile `yaml:"events"`
-	}{&f.Events}
+		Events eventsFile `yaml:"events"`
+	}{f.Events}
 	lines, err := yamlstrict.Decode(node, &only)
-	if err == nil {
+	if f.Events = only.Events; err == nil {
 		err = errors.Join(f.addEventSecrets(getenv), f.judgeEvents(lines))
 	}
 	if err != nil {
