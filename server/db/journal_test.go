@@ -13,6 +13,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -62,6 +63,29 @@ func testJournal(t *testing.T) {
 	}
 	if page := value[[]UploadRecord](t)(d.Uploads(ctx, server.Page{After: u.ID, Limit: 1})); !reflect.DeepEqual(page, want[1:]) {
 		t.Errorf("second page %+v", page)
+	}
+}
+
+func TestVerdictOnARenamedFile(t *testing.T) { both(t, testVerdictOnARenamedFile) }
+
+// A file that had a temporary name: the execution is about the name that it has, and the journal knows both.
+func testVerdictOnARenamedFile(t *testing.T) {
+	d, ctx := open(t, Config{}), t.Context()
+	u, v := anUpload(d, attached(t, d, 2)), whole()
+	u.Location.Name = "in/file.filepart"
+	v.Location = &storage.Location{Domain: "S3", Store: "bucket", Name: "in/file"}
+	must(t, d.Begin(ctx, u))
+	must(t, d.End(ctx, u, v))
+	e, err := d.Execution(ctx, workflow.ExecutionID(u.ID))
+	must(t, err)
+	file := workflow.S3FileLocation{Bucket: "bucket", Key: "in/file", VersionId: "v1", Etag: "tag"}
+	if *e.InitialFileLocation.S3FileLocation != file || *e.Previous.S3FileLocation != file {
+		t.Errorf("file %+v, previous %+v, want %+v", e.InitialFileLocation, e.Previous, file)
+	}
+	r, err := d.Upload(ctx, u.ID)
+	must(t, err)
+	if r.Upload.Location.Name != "in/file.filepart" || r.Verdict == nil || r.Verdict.At(r.Upload).Name != "in/file" {
+		t.Errorf("the journal has %+v, verdict %+v", r.Upload, r.Verdict)
 	}
 }
 
