@@ -5,7 +5,7 @@ PKGS        := ./...
 # Random kills of the storm; each takes about a second and a half.
 KILLS       ?= 200
 
-.PHONY: build test deps lint vuln race storm bench bench-ftp matrix
+.PHONY: build test deps lint vuln race storm bench bench-ftp bench-s3 matrix
 
 build: ## the product: one static binary in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/transferd ./cmd/transferd
@@ -38,3 +38,6 @@ matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do
 
 bench-ftp: ## 1 GiB uploads over FTP and FTPS beside vsftpd and beside SFTP in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkFTP$$' -v ./cmd/transferd -bench-ftp
+
+bench-s3: ## uploads to S3 beside SFTPGo (SFTPGO=program, else installed), or rclone, on the same store; prints ratios
+	go test -count=1 -timeout 30m -run '^TestBenchmarkS3$$' -v ./cmd/transferd -bench-s3 -sftpgo "$(SFTPGO)"

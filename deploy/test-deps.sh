@@ -20,6 +20,8 @@ need ssh-keygen openssh-client
 need sshd openssh-server
 need lftp lftp
 need psftp putty-tools
+need sshfs sshfs
+need fusermount3 fuse3
 need curl curl
 need aws awscli
 need_python boto3 python3-boto3
