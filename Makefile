@@ -29,6 +29,7 @@ race:
 storm: ## kill -9 at random moments, KILLS times; prints the table
 	go test -count=1 -timeout 60m -run '^TestStorm$$' -v ./cmd/transferd -storm $(KILLS)
 	go test -count=1 -timeout 60m -run '^TestWorkflowStorm$$' -v ./cmd/transferd -storm $(KILLS) -executions $$(( $(KILLS) * 20 ))
+	go test -count=1 -timeout 60m -run '^(TestClusterLosesItsDatabase|TestZombie)$$' -v ./cmd/transferd -storm $(KILLS)
 
 bench: ## a 1 GiB put beside OpenSSH's sftp-server in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkPut$$' -v ./cmd/transferd -bench-put
