@@ -34,8 +34,10 @@ storm: ## kill -9 at random moments, KILLS times; prints the table
 bench: ## a 1 GiB put beside OpenSSH's sftp-server in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkPut$$' -v ./cmd/transferd -bench-put
 
-matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do
+matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do, FileZilla in its window with them
+	@sh deploy/test-deps.sh filezilla
 	go test -count=1 -timeout 20m -run '^TestFTPSClients$$' ./cmd/transferd -update
+	go test -count=1 -timeout 20m -run '^TestFileZilla$$' ./cmd/transferd -filezilla -update
 
 bench-ftp: ## 1 GiB uploads over FTP and FTPS beside vsftpd and beside SFTP in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkFTP$$' -v ./cmd/transferd -bench-ftp

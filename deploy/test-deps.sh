@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the real clients that the tests drive, if they are missing: as root with apt. Otherwise it lists what is
-# missing and exits 1. One client, basic-ftp, comes from npm into a cache folder outside the repository.
+# missing and exits 1. With the argument filezilla also that one, and a display for it: make matrix alone needs it. One client, basic-ftp, comes from npm into a cache folder outside the repository.
 set -eu
 missing=""
 need() { # command, Debian package
@@ -41,6 +41,11 @@ need vsftpd vsftpd
 need ip iproute2
 need nft nftables
 need haproxy haproxy
+if [ "${1:-}" = filezilla ]; then
+	need filezilla filezilla
+	need Xvfb xvfb
+	need xdotool xdotool
+fi
 # Some packages of node bring npm and exclude Debian's, so it is asked for only where node is without it.
 node_client() {
 	version=6.2.6

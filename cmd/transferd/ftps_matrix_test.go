@@ -48,6 +48,8 @@ type ftpsClient struct {
 	driver []string
 	env    []string
 	tls    bool
+	// whole says that it sends files as a whole alone.
+	whole bool
 	// unlike are the columns in which it does not pass, and what happens instead.
 	unlike  map[string]string
 	version []string // prints its version
@@ -73,12 +75,12 @@ func ftpsClients() []ftpsClient {
 		{name: "Perl Net::FTP", key: "perl", tls: true, driver: []string{"perl", "netftp.pl"},
 			version: []string{"perl", "-MNet::FTP", "-MIO::Socket::SSL", "-e", `print "Net::FTP $Net::FTP::VERSION, IO::Socket::SSL $IO::Socket::SSL::VERSION\n"`},
 			unlike:  never, note: "does not resume"},
-		{name: "rclone", key: "rclone", tls: true, driver: []string{"sh", "rclone.sh"}, version: []string{"rclone", "version"},
-			note: "resumes in both TLS versions; several processes, each with its control connection"},
+		{name: "rclone", key: "rclone", tls: true, whole: true, driver: []string{"sh", "rclone.sh"}, version: []string{"rclone", "version"},
+			note: "resumes in both TLS versions; several processes, each with its control connection; has no resumed uploads"},
 		{name: "Node basic-ftp", key: "basic-ftp", tls: true, driver: []string{"node", "basicftp.js"},
 			version: []string{"node", "-p", "'basic-ftp ' + require(process.env.BASIC_FTP + '/package.json').version + ', Node ' + process.version"},
 			note:    "resumes in both TLS versions"},
-		{name: "ncftp", key: "ncftp", driver: []string{"sh", "ncftp.sh"}, version: []string{"ncftpput", "-version"}, note: "has no TLS: plain FTP alone"},
+		{name: "ncftp", key: "ncftp", driver: []string{"sh", "ncftp.sh"}, version: []string{"ncftpput", "-version"}, note: "has no TLS: plain FTP alone; resumes uploads with `-s -z`, with `-z` alone its sendfile begins at the file's beginning"},
 		{name: "tnftp", key: "tnftp", driver: []string{"sh", "tnftp.sh"}, version: []string{"dpkg-query", "-W", "-f", "tnftp ${Version}\n", "tnftp"},
 			note: "uses TLS for HTTPS alone: plain FTP alone"},
 	}
@@ -122,10 +124,10 @@ type ftpsWorld struct {
 	content []byte
 }
 
-func newFTPSWorld(t *testing.T) *ftpsWorld {
+func newFTPSWorld(t *testing.T, clients []ftpsClient) *ftpsWorld {
 	t.Helper()
 	var users []string
-	for _, c := range ftpsClients() {
+	for _, c := range clients {
 		for _, col := range ftpsColumns() {
 			users = append(users, c.user(col))
 		}
@@ -238,16 +240,20 @@ func (w *ftpsWorld) cell(t *testing.T, c ftpsClient, col ftpsColumn) string {
 		t.Errorf("%s, %s: %s, want %s: %v\n%s", c.name, col, result, want, err, out)
 	}
 	if result == passes {
-		w.left(t, user)
+		w.left(t, user, c.whole)
 	}
 	w.told(t, user, col, result)
 	return result
 }
 
 // left checks what a whole day leaves in the store.
-func (w *ftpsWorld) left(t *testing.T, user string) {
+func (w *ftpsWorld) left(t *testing.T, user string, whole bool) {
 	t.Helper()
-	for _, name := range []string{"one", "four"} {
+	names := []string{"one", "four", "five"}
+	if whole {
+		names = names[:2]
+	}
+	for _, name := range names {
 		if got := w.p.object(user + "/" + name); !bytes.Equal(got, w.content) {
 			t.Errorf("%s/%s has %d bytes of %d", user, name, len(got), len(w.content))
 		}
@@ -295,7 +301,7 @@ func (w *ftpsWorld) told(t *testing.T, user string, col ftpsColumn, result strin
 // versions, is what AWS's rule says and what docs/ftps-clients.md tells.
 func TestFTPSClients(t *testing.T) {
 	t.Parallel()
-	w := newFTPSWorld(t)
+	w := newFTPSWorld(t, ftpsClients())
 	var mu sync.Mutex
 	results := map[string]map[string]string{}
 	t.Run("cells", func(t *testing.T) {
@@ -322,7 +328,8 @@ func TestFTPSClients(t *testing.T) {
 	page := filepath.Join("..", "..", "docs", "ftps-clients.md")
 	fresh := ftpsPage(results)
 	if *update {
-		if err := os.WriteFile(page, []byte(fresh+versionsTitle+ftpsVersions(t)), 0o644); err != nil {
+		_, fileZilla, _ := strings.Cut(string(mustRead(t, page)), fileZillaTitle)
+		if err := os.WriteFile(page, []byte(fresh+versionsTitle+ftpsVersions(t)+fileZillaTitle+fileZilla), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -359,22 +366,27 @@ func ftpsPage(results map[string]map[string]string) string {
 	return b.String()
 }
 
+func ftpsVersion(t *testing.T, c ftpsClient) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), c.version[0], c.version[1:]...)
+	cmd.Env = clientEnv(t)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) { // some tell their version and fail
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	line, _, _ = strings.Cut(line, " | Copyright")
+	line, _, _ = strings.Cut(line, " (x86_64")
+	return line
+}
+
 // ftpsVersions asks each client for its version.
 func ftpsVersions(t *testing.T) string {
 	t.Helper()
 	versions := map[string]string{}
 	for _, c := range ftpsClients() {
-		cmd := exec.CommandContext(t.Context(), c.version[0], c.version[1:]...)
-		cmd.Env = clientEnv(t)
-		out, err := cmd.CombinedOutput()
-		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) { // some tell their version and fail
-			t.Fatal(err)
-		}
-		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		line, _, _ = strings.Cut(line, " | Copyright")
-		line, _, _ = strings.Cut(line, " (x86_64")
-		versions[c.name] = line
+		versions[c.name] = ftpsVersion(t, c)
 	}
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(versions)) {
@@ -386,8 +398,9 @@ func ftpsVersions(t *testing.T) string {
 const ftpsIntroduction = `# FTP and FTPS clients
 
 What real clients do against transferd in the three modes of TlsSessionResumptionMode, with TLS 1.2 and with TLS 1.3. Each
-client sends three files, lists, fetches one and compares it, resumes a broken download, renames and deletes, into S3. This
-page is written by a test (` + "`make matrix`" + `), and the ordinary tests compare it with what the clients do.
+client sends three files, lists, fetches one and compares it, resumes a broken download, renames, deletes, and resumes a
+broken upload (with REST or APPE, whichever it uses), into S3. This page is written by a test (` + "`make matrix`" + `), and the
+ordinary tests compare it with what the clients do.
 
 `
 
@@ -409,7 +422,7 @@ const ftpsAdvice = `
 Before you set ENFORCED, look at the metric ` + "`transferd_ftp_tls_data_total{client,version,resumed}`" + ` under ENABLED: it tells
 which clients do not resume.
 
-Not in the table: FileZilla and WinSCP. Both are windows without commands that a test could give them, and nobody has driven
-them against this page's servers yet. Resumed uploads are not in it either.
+Not in the table: WinSCP, a window on another system; nobody has driven it against this page's servers yet. FileZilla, a
+window too, has a table of its own below.
 
 `

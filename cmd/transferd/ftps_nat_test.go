@@ -203,7 +203,7 @@ func (p *proc) natClients(t *testing.T, c natCase, ns, target, prefix string) {
 	case err == nil:
 		t.Errorf("%s is within reach: %s", c.told, out)
 	}
-	script := fmt.Sprintf("debug 4; set ssl:verify-certificate no; set ftp:prefer-epsv no; set net:max-retries 5; set net:reconnect-interval-base 1; set net:timeout 20; set cmd:fail-exit yes; "+
+	script := fmt.Sprintf("debug 4; set ssl:verify-certificate no; set ftp:prefer-epsv no; set net:max-retries 1; set net:timeout 60; set cmd:fail-exit yes; "+
 		"set net:socket-bind-ipv4 %s; set ftp:ssl-force yes; open -u nat,%s ftp://%s; put %s -o %s-lftp; bye", c.from, ftpPassword, target, name, prefix)
 	if out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", ns, "lftp", "-c", script).CombinedOutput(); err != nil {
 		t.Errorf("lftp: %v: %s", err, out)

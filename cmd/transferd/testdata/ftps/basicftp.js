@@ -17,6 +17,9 @@ async function day(client) {
   await client.downloadTo(fs.createWriteStream(OUT + "/tail", { flags: "a" }), "one", fs.statSync(OUT + "/tail").size)
   await client.rename("two", "four")
   await client.remove("three")
+  const size = Math.floor(fs.statSync(DATA).size / 2)
+  await client.uploadFrom(DATA, "five", { localEndInclusive: size - 1 })
+  await client.appendFrom(DATA, "five", { localStart: await client.size("five") })
 }
 
 const client = new Client(60000)

@@ -12,3 +12,5 @@ has list one two three
 curl "$@" "${url}one" -o back
 curl "$@" -C - "${url}one" -o tail
 curl "$@" -l "$url" -o /dev/null -Q "RNFR two" -Q "RNTO four" -Q "DELE three"
+curl "$@" -T half "${url}five"
+curl "$@" -C - -T "$DATA" "${url}five"

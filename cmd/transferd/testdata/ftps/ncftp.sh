@@ -14,3 +14,7 @@ ncftpget -t 30 -r 1 -V -z -u "$WHO" -p "$WORD" -P "$PORT" "$HOST" . /one
 mv one tail
 ncftpls -t 30 -r 1 -W "RNFR two" -W "RNTO four" -W "DELE three" -u "$WHO" -p "$WORD" -P "$PORT" "ftp://$HOST/" >left
 has left one four
+cp half five
+ncftpput -t 30 -r 1 -V -u "$WHO" -p "$WORD" -P "$PORT" "$HOST" / five
+cp "$DATA" five
+ncftpput -d stdout -t 30 -r 1 -V -s -z -u "$WHO" -p "$WORD" -P "$PORT" "$HOST" / five

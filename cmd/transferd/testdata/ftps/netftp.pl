@@ -21,4 +21,10 @@ must($ftp->get('one', "$out/back"), 'get');
 must($ftp->get('one', "$out/tail", -s "$out/tail"), 'resume');
 must($ftp->rename('two', 'four'), 'rename');
 must($ftp->delete('three'), 'delete');
+my $size = int((-s $data) / 2);
+open(my $in, '<:raw', $data) or die "$data: $!";
+read($in, my $half, $size) == $size or die "$data: $!";
+open(my $begin, '<:raw', \$half) or die "half: $!";
+must($ftp->put($begin, 'five'), 'put half');
+must($ftp->append($in, 'five'), 'append'); # from where it was read to
 $ftp->quit;

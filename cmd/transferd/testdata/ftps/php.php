@@ -13,4 +13,8 @@ must(ftp_get($ftp, "$out/back", 'one', FTP_BINARY), 'get');
 must(ftp_get($ftp, "$out/tail", 'one', FTP_BINARY, filesize("$out/tail")), 'resume');
 must(ftp_rename($ftp, 'two', 'four'), 'rename');
 must(ftp_delete($ftp, 'three'), 'delete');
+$size = intdiv(filesize($data), 2);
+file_put_contents("$out/half", file_get_contents($data, false, null, 0, $size));
+must(ftp_put($ftp, 'five', "$out/half", FTP_BINARY), 'put half');
+must(ftp_put($ftp, 'five', $data, FTP_BINARY, $size), 'resume put');
 ftp_close($ftp);

@@ -1,5 +1,5 @@
 # Python's ftplib. REUSE=1 adds what it lacks: data connections that resume the control connection's TLS session.
-import ftplib, os, ssl
+import ftplib, io, os, ssl
 
 env = os.environ
 data, out, tls = env["DATA"], env["OUT"], env["TLS"]
@@ -33,4 +33,8 @@ with open(out + "/tail", "ab") as f:
     ftp.retrbinary("RETR one", f.write, rest=f.tell())
 ftp.rename("two", "four")
 ftp.delete("three")
+size = os.path.getsize(data) // 2
+with open(data, "rb") as f:
+    ftp.storbinary("STOR five", io.BytesIO(f.read(size)))
+    ftp.storbinary("STOR five", f, rest=size)
 ftp.quit()

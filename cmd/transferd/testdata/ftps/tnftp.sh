@@ -11,6 +11,9 @@ get one back
 reget one tail
 rename two four
 delete three
+put half five
+restart $(stat -c %s half)
+put $DATA five
 quit
 END
 touch list
