@@ -123,6 +123,10 @@ func (m *Manager) Start(ctx context.Context, info Info, view *vfs.FS) (*Session,
 	s := &Session{m: m, id: id, info: info, fs: view, began: m.cfg.Now(), files: map[*File]struct{}{},
 		downloads: map[*Download]struct{}{}, ended: make(chan struct{})}
 	s.log = m.cfg.Log.With("session-id", s.id, "resource-arn", info.ServerARN)
+	if doubts := view.Doubts(); len(doubts) > 0 {
+		s.log.Warn("the session policy asks for what is not evaluated: statements in doubt deny if they deny, and allow nothing if they allow",
+			"user", info.User, "not-evaluated", strings.Join(doubts, ", "))
+	}
 	s.bytesIn = m.cfg.Metrics.bytes.WithLabelValues("in", info.Protocol)
 	s.bytesOut = m.cfg.Metrics.bytes.WithLabelValues("out", info.Protocol)
 	if !m.enter(s) {

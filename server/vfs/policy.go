@@ -42,6 +42,14 @@ func (f *FS) subject() policy.Subject {
 	return s
 }
 
+// Doubts name what the session policy asks for and nobody evaluates here; see package policy.
+func (f *FS) Doubts() []string {
+	if f.policy == nil {
+		return nil
+	}
+	return f.policy.Doubts(f.subject())
+}
+
 // allow says whether the session policy lets the user do something at a place. The error wraps fs.ErrPermission and tells
 // the log what decided.
 func (f *FS) allow(op string, at place, what policy.Operation) error {

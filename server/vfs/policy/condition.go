@@ -20,6 +20,7 @@ type condition struct {
 	test     test
 	negated  bool
 	ifExists bool
+	unknown  bool // for keys that no request here has
 	each     quantifier
 }
 
@@ -90,6 +91,7 @@ func readOperator(name string) (c condition, wild bool, err error) {
 		base, c.negated = plain, true
 	}
 	c.test, wild = tests(base)
+	c.unknown = strings.HasPrefix(base, "Arn") || strings.HasPrefix(base, "Binary")
 	if c.test == nil {
 		return c, false, fmt.Errorf("%q is no condition operator", name)
 	}

@@ -204,7 +204,7 @@ func TestModel(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	allowed, total := 0, 0
-	for range 3000 {
+	for range 800 {
 		m := generate(r)
 		text, err := json.Marshal(m)
 		if err != nil {

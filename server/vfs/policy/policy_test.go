@@ -252,6 +252,23 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+func TestDoubts(t *testing.T) {
+	t.Parallel()
+	for document, want := range map[string]string{
+		awsExample: "",
+		statements(`{"Effect":"Deny","Action":"*","Resource":"arn:aws:s3:::b/${aws:username}/${aws:username, 'x'}/${s3:prefix}"}`):                                  "variable ${aws:username}",
+		when(`{"Bool":{"aws:SecureTransport":"true"},"ArnLike":{"aws:username":"x"},"Null":{"aws:username":"true"},"StringLike":{"s3:prefix":"${transfer:none}"}}`): "condition key aws:securetransport, operator ArnLike of condition key aws:username, variable ${transfer:none}",
+	} {
+		p, err := policy.Parse(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(p.Doubts(anna), ", "); got != want {
+			t.Errorf("%s: %s", document, got)
+		}
+	}
+}
+
 // TestDocument: what STS gets means to IAM what we make of the user's policy.
 func TestDocument(t *testing.T) {
 	t.Parallel()
