@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -144,8 +145,13 @@ func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error
 	for _, t := range tags {
 		set.Set(aws.ToString(t.Key), aws.ToString(t.Value))
 	}
+	meta := maps.Clone(j.head.Metadata)
+	if meta == nil {
+		meta = map[string]string{}
+	}
+	meta[copyKey] = unquote(j.head.ETag)
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: &j.to.bucket, Key: &j.to.key, Metadata: j.head.Metadata, ContentType: j.head.ContentType,
+		Bucket: &j.to.bucket, Key: &j.to.key, Metadata: meta, ContentType: j.head.ContentType,
 		ContentEncoding: j.head.ContentEncoding, CacheControl: j.head.CacheControl,
 		ContentDisposition: j.head.ContentDisposition, ContentLanguage: j.head.ContentLanguage,
 	}

@@ -19,6 +19,9 @@ import (
 // renameKey is the metadata of a directory's marker that says from where the directory is just being renamed.
 const renameKey = "transferd-rename-from"
 
+// copyKey is the metadata of a copy in parts that says which ETag the source had.
+const copyKey = "transferd-copy-of"
+
 // Rename copies and deletes, as S3 has no rename. A crash between the two leaves both.
 // https://docs.aws.amazon.com/transfer/latest/userguide/transfer-file.html (AWS refuses directories.)
 func (b *Backend) Rename(ctx context.Context, oldName, newName string) error {
@@ -229,11 +232,13 @@ func (b *Backend) moveBelow(ctx context.Context, from, to string, again bool) er
 		to: object{bucket: b.bucket, key: to}, absent: true})
 }
 
-// sameFile reports whether one is a copy of the other. A copy in parts has an ETag of its own, but the same id.
+// sameFile reports whether b is a copy of a, or the other way round. A copy in parts has an ETag of its own, but the same
+// id, and it says which ETag it is a copy of: other programs' files have no id.
 func sameFile(a, b *s3.HeadObjectOutput) bool {
 	if aws.ToInt64(a.ContentLength) != aws.ToInt64(b.ContentLength) {
 		return false
 	}
 	id := a.Metadata[idKey]
-	return unquote(a.ETag) == unquote(b.ETag) || id != "" && id == b.Metadata[idKey]
+	from := unquote(a.ETag)
+	return from == unquote(b.ETag) || from != "" && from == b.Metadata[copyKey] || id != "" && id == b.Metadata[idKey]
 }

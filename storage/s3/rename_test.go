@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
 	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/storage/storagetest"
 )
@@ -89,6 +91,33 @@ func TestRenameOfADirectoryGoesOn(t *testing.T) {
 		if err := b.Rename(ctx, "old", "new"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: once more: %v", name, err)
 		}
+	}
+}
+
+// TestSameFile: another program's file that was copied in parts is known by the ETag that it was copied from.
+func TestSameFile(t *testing.T) {
+	t.Parallel()
+	s := testStore(t, sharedGateway(t).URL(), nil)
+	s.copyLimit = 5 * mib
+	b, ctx := testBucket(t, s, "same"), t.Context()
+	storagetest.Write(t, b, "f", storagetest.Bytes(91, 11*mib))
+	storagetest.Write(t, b, "other", storagetest.Bytes(92, 11*mib))
+	if _, err := b.Copy(ctx, "f", "", b, "copy", false); err != nil {
+		t.Fatal(err)
+	}
+	heads := make(map[string]*s3.HeadObjectOutput)
+	for _, name := range []string{"f", "copy", "other"} {
+		head, err := s.head(ctx, b.bucket, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heads[name] = head
+	}
+	if unquote(heads["f"].ETag) == unquote(heads["copy"].ETag) {
+		t.Error("a copy in parts has the ETag of its source: this test tests nothing")
+	}
+	if !sameFile(heads["f"], heads["copy"]) || sameFile(heads["other"], heads["copy"]) || sameFile(heads["f"], heads["other"]) {
+		t.Error("a copy is taken for another file, or another file for a copy")
 	}
 }
 
