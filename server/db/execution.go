@@ -62,7 +62,8 @@ func executions(ctx context.Context, q Querier, query string, args ...any) ([]wo
 		}
 		if len(all) == 0 || all[len(all)-1].ExecutionId != id {
 			var e workflow.Execution
-			if err := errors.Join(json.Unmarshal([]byte(doc), &e), json.Unmarshal([]byte(previous), &e.Previous)); err != nil {
+			var at workflow.FileLocation // a fresh one: decoding into the document's would merge both
+			if err := errors.Join(json.Unmarshal([]byte(doc), &e), json.Unmarshal([]byte(previous), &at)); err != nil {
 				return err
 			}
 			if wait != "" {
@@ -72,7 +73,7 @@ func executions(ctx context.Context, q Querier, query string, args ...any) ([]wo
 				}
 				e.Wait.Token = token
 			}
-			e.ExecutionId, e.WorkflowId, e.Status, e.Ended = id, w, status, fromMillis(ended)
+			e.ExecutionId, e.WorkflowId, e.Status, e.Previous, e.Ended = id, w, status, at, fromMillis(ended)
 			all = append(all, e)
 		}
 		return addResult(&all[len(all)-1].Results, phase, result)
