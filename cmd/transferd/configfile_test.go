@@ -61,7 +61,7 @@ func TestSampleConfig(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, all)
 	}
-	full.API.TLS = tlsFile{}
+	full.API.TLS, full.Events.Sinks = tlsFile{}, nil
 	full.FileSystems, full.Certificates, full.Roles, full.Functions = nil, nil, nil, nil
 	for i := range full.API.AccessKeys {
 		if len(full.API.AccessKeys[i].Operations) == 0 {
@@ -170,6 +170,14 @@ func TestConfigErrors(t *testing.T) {
 		{valid + "functions: {\"arn:aws:lambda:f\": {command: [/nowhere/sh]}}\n", nil, "/nowhere/sh is no program"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {lambda: {endpoint: x}}}\n", nil, "lambda needs an access_key"},
 		{valid + "functions: {\"arn:aws:lambda:f\": {url: \"https://example.com\", secret: s, env: {A: b}}}\n", nil, "are for commands"},
+		{valid + "events: {retention: 0s}\n", nil, "line 3: events.retention: must be more than 0"},
+		{valid + "events: {sinks: {a: {}}}\n", nil, "events.sinks.a: needs exactly one of url, file, sqs, sns and eventbridge"},
+		{valid + "events: {sinks: {a b: {file: x}}}\n", nil, "file must be an absolute path"},
+		{valid + "events: {sinks: {a: {url: http://h.example.com}}}\n", nil, "url must be an https URL"},
+		{valid + "events: {sinks: {a: {url: https://h.example.com}}}\n", nil, "needs a secret: TRANSFERD_EVENT_SECRETS=a=SECRET"},
+		{valid + "events: {sinks: {a: {url: https://h.example.com, secret: s, ca: /dev/null}}}\n", nil, "ca: /dev/null holds no certificate"},
+		{valid + "events: {sinks: {a: {eventbridge: b, access_key: k, secret_key: s, source: aws.x, format: cloudevents}}}\n", nil, "source must not begin with aws."},
+		{valid, map[string]string{envEventSecrets: "a"}, "TRANSFERD_EVENT_SECRETS: entry 1 is not NAME=SECRET"},
 		{valid + "secrets: {aws/transfer/s-0/mary: /nowhere}\n", nil, "line 3: secrets.aws/transfer/s-0/mary: must be aws/transfer/SERVER-ID/USERNAME"},
 		{valid + "secrets: {aws/transfer/s-01234567890abcdef/mary: /nowhere}\n", nil, "line 3: secrets.aws/transfer/s-01234567890abcdef/mary: open /nowhere"},
 		{valid + "secrets: {aws/transfer/s-01234567890abcdef/@pgp-default: /dev/null}\n", nil, "it is no JSON object"},
@@ -352,6 +360,7 @@ functions:
   arn:aws:lambda:us-east-1:1:function:l: {lambda: {endpoint: http://l, region: r, access_key: k, session_token: t, function: n, respond: true}}
   arn:aws:lambda:us-east-1:1:function:c: {command: [/bin/sh, -c, x], env: {B: b, A: a}, dir: /tmp, memory: 64MiB, output: 1KiB}
 secrets: {aws/transfer/s-01234567890abcdef/mary: ` + secretFile(t) + `}
+events: {retention: 25h, sinks: {hook: {url: https://h.example.com/x, format: cloudevents, timeout: 4s, parallel: 3}, q: {sqs: https://q.example.com/1/q, region: r, access_key: k}}}
 file_systems: {fs-01234567: {directory: ` + t.TempDir() + `, durable: false, atomic_names: true}}
 roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}, "arn:w": {endpoint: "http://w", region: rw, path_style: true, web_identity: {token_file: /token}}, "arn:e": {environment: true, assume_role: {}}}
 `
@@ -359,7 +368,8 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		t.Fatal(err)
 	}
 	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t", envRoleKeys: "rid:rsecret,nobody:x",
-		envFunctionSecrets: "arn:aws:lambda:us-east-1:1:function:l=ls arn:x=y"}))
+		envFunctionSecrets: "arn:aws:lambda:us-east-1:1:function:l=ls arn:x=y",
+		envEventSecrets: "hook=hs q=qs,other=x"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,6 +385,8 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"{Endpoint:http://l Region:r AccessKey:k SecretKey:ls SessionToken:t Function:n Respond:true}",
 		"Command:[/bin/sh -c x] Env:map[A:a B:b] Dir:/tmp Timeout:0s Memory:64MiB Output:1KiB}",
 		"Secrets:map[aws/transfer/s-01234567890abcdef/mary:/",
+		"hook:{URL:https://h.example.com/x Secret:hs CA: File: Sync:<nil> SQS: SNS: EventBridge: Endpoint: Region: AccessKey: SecretKey: SessionToken: Format:cloudevents Source: Timeout:4s Parallel:3}",
+		"SQS:https://q.example.com/1/q SNS: EventBridge: Endpoint: Region:r AccessKey:k SecretKey:qs SessionToken:", "Retention:25h0m0s}",
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true Environment:false Role:0x",
