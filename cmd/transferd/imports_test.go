@@ -46,6 +46,11 @@ func rules() []rule {
 			why:   "the Lambda SDK's types and errors stay behind whoever calls a function",
 		},
 		{
+			rooms: []string{"..."}, except: []string{"workflow/steps"},
+			never: []string{"github.com/ProtonMail/..."},
+			why:   "what an OpenPGP message is only the step knows that decrypts one",
+		},
+		{
 			rooms: []string{"hostkeys"},
 			never: []string{"./..."},
 			why:   "keys are keys, whoever uses them",
