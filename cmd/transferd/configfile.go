@@ -184,8 +184,8 @@ type uploadsFile struct {
 	RenameTimeout time.Duration `yaml:"rename_timeout"`
 	// How long it waits once the session has ended, for clients that come back.
 	RenameGrace time.Duration `yaml:"rename_grace"`
-	// Also calls a file partial that its client closed before it had the size that the client itself had announced. AWS
-	// does not.
+	// Also calls a file partial that its client closed before it had the size that the client itself had announced, or with
+	// a hole in it. AWS does not.
 	Integrity bool `yaml:"integrity"`
 }
 
