@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/transferd/transferd/server/session"
 )
@@ -39,7 +40,7 @@ func TestRecorder(t *testing.T) {
 	w := newWorld(t)
 	w.objects["home/a"], w.objects["home/b"] = []byte("content"), []byte("x")
 	r := &recorder{fails: 2}
-	s := w.session(w.manager(func(c *session.Config) { c.Recorder = r }))
+	s := w.session(w.manager(func(c *session.Config) { c.Recorder, c.JournalTimeout = r, time.Minute })) // it fails twice first
 	for range 2 {
 		d, err := s.Open("a")
 		if err != nil {
