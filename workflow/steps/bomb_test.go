@@ -153,12 +153,16 @@ func TestDecryptBombs(t *testing.T) {
 			}
 		})
 	}
+	// The session key of an RSA key has a length of two octets (RFC 9580, 4.2.1.2).
+	message := f.encrypt([]byte("words"), nil)
+	session := message[:3+int(message[1]-192)<<8+int(message[2])+192]
 	t.Run("many recipients", func(t *testing.T) {
 		t.Parallel()
-		message := f.encrypt([]byte("words"), nil)
-		session := message[:bytes.IndexByte(message, 0xd2)] // up to the encrypted data
-		v := newVault(t, f.secret)
-		v.refuses(append(bytes.Repeat(session, 5_000), message...), noPGP)
+		newVault(t, f.secret).refuses(append(bytes.Repeat(session, 5_000), message...), noPGP)
+	})
+	t.Run("no integrity protection", func(t *testing.T) {
+		t.Parallel()
+		newVault(t, f.secret).refuses(append(bytes.Clone(session), 0xc9, 5, 1, 2, 3, 4, 5), "no integrity protection")
 	})
 }
 

@@ -191,7 +191,10 @@ func TestDecryptGnuPG(t *testing.T) {
 func tamper(t *testing.T, g *gnupgtest.GnuPG, keys map[string][]byte) {
 	for _, args := range []string{"", "--compress-algo none", "--armor"} {
 		message := g.EncryptFile(noise(40_000), "curve", strings.Fields(args)...)
-		body := bytes.Index(message, []byte("\n\n")) + 1 // of armor
+		body := 0
+		if args == "--armor" {
+			body = bytes.Index(message, []byte("\n\n")) // which noise may have too
+		}
 		for i := range 10 {
 			// The session key is at the front, the MDC at the end; -4 is the last of the base64 without its padding and checksum.
 			at := body + 160 + (len(message)-body-260)*i/9
@@ -233,14 +236,10 @@ func refuse(t *testing.T, g *gnupgtest.GnuPG, keys map[string][]byte) {
 		{"noise", append([]byte{0xff}, noise(10_000)...), noPGP},
 		{"a key", []byte(g.Public("rsa")), noPGP},
 		{"begins like armor", []byte("-----BEGIN PGP MESSAGE-----\n\n"), noPGP},
-		{"without MDC", g.Encrypt(plain, "curve", "--rfc2440", "--cipher-algo", "3DES", "--disable-mdc"), ""},
 		{"a cipher that few have", g.Encrypt(plain, "curve", "--cipher-algo", "TWOFISH"), "it is encrypted in a way that is not supported."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if tt.name == "without MDC" && bytes.Contains(tt.message, []byte{0xd2}) {
-				t.Skip("this GnuPG always protects")
-			}
 			newVault(t, keys["curve"]).refuses(tt.message, tt.want)
 		})
 	}
