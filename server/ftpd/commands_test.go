@@ -282,4 +282,7 @@ func TestStalledDownload(t *testing.T) {
 	p.open("RETR big")
 	p.expect("426")
 	p.cmd("200", "NOOP")
+	if entry := r.log.await(t, "PARTIAL_CLOSE"); entry["path"] != "/bucket/home/big" || entry["evidence"] != string(session.Reset) {
+		t.Errorf("the log says %v", entry)
+	}
 }
