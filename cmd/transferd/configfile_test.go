@@ -284,7 +284,7 @@ func showDefault(v reflect.Value, section bool) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		text = shortDuration(d)
 	}
-	if text == "" || text == "map[]" {
+	if text == "" || text == "map[]" || text == "<nil>" {
 		return ""
 	}
 	return "`" + text + "`"
@@ -369,7 +369,7 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 	}
 	f, err := loadFile(name, environment(map[string]string{envAccessKeys: "B:t", envRoleKeys: "rid:rsecret,nobody:x",
 		envFunctionSecrets: "arn:aws:lambda:us-east-1:1:function:l=ls arn:x=y",
-		envEventSecrets: "hook=hs q=qs,other=x"}))
+		envEventSecrets:    "hook=hs q=qs,other=x"}))
 	if err != nil {
 		t.Fatal(err)
 	}
