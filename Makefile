@@ -5,7 +5,7 @@ PKGS        := ./...
 # Random kills of the storm; each takes about a second and a half.
 KILLS       ?= 200
 
-.PHONY: build test deps lint vuln race storm bench bench-ftp bench-s3 matrix
+.PHONY: build test deps lint vuln race storm load bench bench-ftp bench-s3 matrix
 
 build: ## the product: one static binary in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/transferd ./cmd/transferd
@@ -44,3 +44,6 @@ bench-ftp: ## 1 GiB uploads over FTP and FTPS beside vsftpd and beside SFTP in t
 
 bench-s3: ## uploads to S3 beside SFTPGo (SFTPGO=program, else installed), or rclone, on the same store; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkS3$$' -v ./cmd/transferd -bench-s3 -sftpgo "$(SFTPGO)"
+
+load: ## a thousand uploads of 32 MiB to S3 at a time (needs 35 GiB of disk), and a directory of 100,000 objects
+	go test -count=1 -timeout 60m -run '^Test(ParallelUploads|LargeDirectory)$$' -v ./cmd/transferd -load

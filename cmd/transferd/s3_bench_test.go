@@ -62,20 +62,22 @@ func TestBenchmarkS3(t *testing.T) {
 	for _, load := range []struct {
 		name string
 		unit float64 // how much one load is, in units
-		run  func(benchTarget)
+		run  func(*testing.T, benchTarget)
 	}{
-		{"one file, MiB", benchS3Size >> 20, func(b benchTarget) { b.putLarge(t, source) }},
-		{"10 KiB files over 8 connections, files", benchFiles, func(b benchTarget) { b.putSmall(t) }},
+		{"one file, MiB", benchS3Size >> 20, func(t *testing.T, b benchTarget) { b.putLarge(t, source) }},
+		{"10 KiB files over 8 connections, files", benchFiles, func(t *testing.T, b benchTarget) { b.putSmall(t) }},
 	} {
-		t.Logf("%s: transferd beside %s", load.name, name)
-		var speed, cpu []float64
-		for i := range benchRounds {
-			a, b := ours.measure(t, load.run), theirs.measure(t, load.run)
-			speed, cpu = append(speed, b.seconds/a.seconds), append(cpu, a.cpu/b.cpu)
-			t.Logf("round %d: %7.0f/s %6.2f CPU s %7.1f MiB to disk, %s %7.0f/s %6.2f CPU s %7.1f MiB to disk; ratio %.2f, CPU %.2f", i+1,
-				load.unit/a.seconds, a.cpu, a.disk, name, load.unit/b.seconds, b.cpu, b.disk, speed[i], cpu[i])
-		}
-		t.Logf("%s: ratio transferd/%s, median of %d (min–max): throughput %s, server CPU %s", load.name, name, benchRounds, spread(speed), spread(cpu))
+		t.Run(load.name, func(t *testing.T) {
+			t.Logf("%s: transferd beside %s", load.name, name)
+			var speed, cpu []float64
+			for i := range benchRounds {
+				a, b := ours.measure(t, load.run), theirs.measure(t, load.run)
+				speed, cpu = append(speed, b.seconds/a.seconds), append(cpu, a.cpu/b.cpu)
+				t.Logf("round %d: %7.0f/s %6.2f CPU s %7.1f MiB to disk, %s %7.0f/s %6.2f CPU s %7.1f MiB to disk; ratio %.2f, CPU %.2f", i+1,
+					load.unit/a.seconds, a.cpu, a.disk, name, load.unit/b.seconds, b.cpu, b.disk, speed[i], cpu[i])
+			}
+			t.Logf("%s: ratio transferd/%s, median of %d (min–max): throughput %s, server CPU %s", load.name, name, benchRounds, spread(speed), spread(cpu))
+		})
 	}
 }
 
@@ -86,10 +88,10 @@ type benchTarget struct {
 	port string
 }
 
-func (b benchTarget) measure(t *testing.T, load func(benchTarget)) s3Figure {
+func (b benchTarget) measure(t *testing.T, load func(*testing.T, benchTarget)) s3Figure {
 	t.Helper()
 	cpu, disk, begun := cpuSeconds(t, b.pid), written(t, b.pid), time.Now()
-	load(b)
+	load(t, b)
 	return s3Figure{
 		seconds: time.Since(begun).Seconds(), cpu: cpuSeconds(t, b.pid) - cpu,
 		disk: float64(written(t, b.pid)-disk) / (1 << 20),
