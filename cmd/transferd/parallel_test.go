@@ -188,7 +188,8 @@ func TestLargeDirectory(t *testing.T) {
 	if env := p.awsList("many/"); env != "" {
 		t.Log(env)
 	}
-	if grown := peak - before; grown > 64<<20 {
+	// With GC percent 400 the pages' garbage is several times what lives.
+	if grown := peak - before; grown > 128<<20 {
 		t.Errorf("the listing took %d MiB", grown>>20)
 	}
 }
