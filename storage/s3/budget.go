@@ -41,10 +41,11 @@ const (
 // on without a buffer, in smaller steps. The rest is for whole parts. An upload asks for a part and
 // waits only while it holds no part but those on their way to the store, which come back without it doing anything. So
 // no upload that waits holds what another one waits for, and no number of uploads can lock each other up. Waiters are
-// served in the order they came.
+// served in the order they came, and nobody gets a part without waiting while somebody waits.
 //
-// Uploads of one session share the goroutine that writes them, though: one that waits keeps the others, with what they
-// hold, from going on. If a pool gives nothing back for as long as stall, nobody in it can go on by himself, and the
+// That is fair between sessions, not only between uploads: the uploads of one session share the goroutine that writes
+// them, so a session waits in one place of the queue at a time, however many files it has open. Its other uploads, with
+// what they hold, do not go on meanwhile. If a pool gives nothing back for as long as stall, nobody in it can go on by himself, and the
 // waiters are refused with storage.ErrUnavailable.
 type Budget struct {
 	chunks pool
