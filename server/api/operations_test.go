@@ -73,7 +73,7 @@ func keptMembers() []keptMember {
 		{"Server", "IpAddressType", "servers listen where the configuration says, IPv6 or not", `"IpAddressType":"DUALSTACK"`, "", nil},
 		{"Server", "LoggingRole", "there is no CloudWatch: the log is the daemon's own", `"LoggingRole":"` + role + `"`, "", nil},
 		{"Server", "StructuredLogDestinations", "there is no CloudWatch: the log is the daemon's own", `"StructuredLogDestinations":["arn:aws:logs:eu-central-1:123456789012:log-group:transfer:*"]`, "", nil},
-		{"Server", "S3StorageOptions.DirectoryListingOptimization", "a listing is the same either way", `"S3StorageOptions":{"DirectoryListingOptimization":"ENABLED"}`, "", nil},
+		{"Server", "S3StorageOptions.DirectoryListingOptimization", "listings are always optimized: docs/decisions/0018", `"S3StorageOptions":{"DirectoryListingOptimization":"ENABLED"}`, "", nil},
 	}
 }
 
