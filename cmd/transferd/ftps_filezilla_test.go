@@ -29,6 +29,13 @@ const (
 	listHeight = "517" // of a file
 )
 
+// The dialog in which FileZilla asks about data connections that do not resume. Where in it is the box to tick for always, and
+// where OK.
+const insecureData = "Insecure FTP data connection"
+
+func alwaysBox() []string { return []string{"18", "194"} }
+func okButton() []string  { return []string{"457", "236"} }
+
 // textFiles have no extension, so FileZilla sends them as text (TYPE A). Its own text mode puts a CR before each CR LF, so
 // they have none.
 func textFiles() []string { return []string{"one", "two", "three"} }
@@ -36,8 +43,9 @@ func textFiles() []string { return []string{"one", "two", "three"} }
 // halfFile is sent half by another client before, and FileZilla resumes it: up, and down.
 const halfFile = "five.bin"
 
-// TestFileZilla drives the real window of FileZilla, under ENABLED and ENFORCED and in both TLS versions: log in, list, send three
-// files, resume the upload of a fourth, log in again, fetch three and resume the download of the fourth.
+// TestFileZilla drives the real window of FileZilla, in the three modes and in both TLS versions: log in, list, send three files,
+// resume the upload of a fourth, log in again, fetch three and resume the download of the fourth. Under DISABLED it asks whether
+// to go on, at the first log-in and not at the second.
 func TestFileZilla(t *testing.T) {
 	if !*driveFileZilla {
 		t.Skip("drives a window: run it with -filezilla (make matrix)")
@@ -85,7 +93,8 @@ three and resumes the download of the fourth, with the certificate in its trust 
 	b.WriteString(`
 
 Where data connections do not resume, as in DISABLED, it warns its user that they may be stolen, before its first listing, and
-asks whether to go on. What it does after that is not tested.
+asks whether to go on. Here the answer is OK, with *Always allow insecure data connections for this server in future sessions*
+ticked; after that it passes, and at the second log-in it does not ask.
 
 It sends files without extension as text (TYPE A), and in that mode it puts a CR before each CR LF of a file by itself: such a
 file arrives longer than it was, on this server, which keeps what comes, as on others. Where files without extension are not
@@ -94,9 +103,9 @@ text, set *Transfer, Transfer type, Binary* in FileZilla.
 	return b.String()
 }
 
-// fileZillaColumns leave out DISABLED, in which a dialog asks whether to go on.
+// fileZillaColumns are those with TLS.
 func fileZillaColumns() []ftpsColumn {
-	return slices.DeleteFunc(ftpsColumns(), func(col ftpsColumn) bool { return col.tls == "plain" || col.mode == "DISABLED" })
+	return slices.DeleteFunc(ftpsColumns(), func(col ftpsColumn) bool { return col.tls == "plain" })
 }
 
 // fileZilla is one home of FileZilla, on one display.
@@ -107,11 +116,12 @@ type fileZilla struct {
 	url         string
 	home, local string
 	env         []string
+	asks        bool // whether data connections without resumption are news to it
 }
 
 func newFileZilla(t *testing.T, w *ftpsWorld, user string, col ftpsColumn) *fileZilla {
 	t.Helper()
-	z := &fileZilla{t: t, w: w, user: user, home: t.TempDir(), local: t.TempDir()}
+	z := &fileZilla{t: t, w: w, user: user, home: t.TempDir(), local: t.TempDir(), asks: col.mode == "DISABLED"}
 	host, port, err := net.SplitHostPort(w.servers[col.mode])
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +202,10 @@ func (z *fileZilla) run(local, list string, done func() bool) {
 		cancel()
 		_ = cmd.Wait() // killed
 	}()
+	if z.asks {
+		z.allow()
+		z.asks = false
+	}
 	z.w.p.await("FileZilla lists", func() bool { return z.says(`Directory listing of "/" successful`) })
 	z.w.p.await("FileZilla transfers", func() bool {
 		if !z.says("Status: Starting ") {
@@ -199,6 +213,21 @@ func (z *fileZilla) run(local, list string, done func() bool) {
 		}
 		return done()
 	})
+}
+
+// allow has FileZilla go on without resumption, now and in future sessions. A tick is no tick when it is clicked twice; OK may be.
+func (z *fileZilla) allow() {
+	z.t.Helper()
+	z.w.p.await("FileZilla asks about "+insecureData, func() bool { return z.inDialog(alwaysBox()) })
+	z.w.p.await("FileZilla has its answer", func() bool { return !z.inDialog(okButton()) })
+}
+
+// inDialog clicks at a place of the dialog, and says whether there was one.
+func (z *fileZilla) inDialog(place []string) bool {
+	args := []string{"search", "--onlyvisible", "--name", insecureData, "sleep", "1", "mousemove", "--window", "%1"}
+	args = append(append(args, place...), "click", "1", "sleep", "1")
+	_, err := z.xdotool(args...)
+	return err == nil
 }
 
 // touch selects all files of a list and presses Enter, which transfers them.
