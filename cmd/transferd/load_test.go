@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -306,9 +307,14 @@ func (p *proc) refuses(t *testing.T, user, key string) {
 	}
 }
 
+var program = flag.String("program", "", "a transferd to measure, in place of one that is built from this source")
+
 // product builds the program as it is shipped, once.
 func product(t *testing.T) string {
 	t.Helper()
+	if *program != "" {
+		return *program
+	}
 	buildOnce.Do(func() {
 		dir, err := os.MkdirTemp("", "transferd-product-")
 		if err != nil {

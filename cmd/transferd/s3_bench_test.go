@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,9 +12,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 )
@@ -35,7 +42,13 @@ const (
 type s3Figure struct {
 	seconds float64
 	cpu     float64 // CPU seconds of the server
+	store   float64 // of the S3 store
+	client  float64 // of the clients
 	disk    float64 // MiB that the server had the kernel write to a disk
+}
+
+func (f s3Figure) String() string {
+	return fmt.Sprintf("CPU s server %.2f store %.2f client %.2f, %.1f MiB to disk", f.cpu, f.store, f.client, f.disk)
 }
 
 // TestBenchmarkS3 measures uploads of one large file and of many small ones through SFTP into the same S3 store (on
@@ -59,13 +72,15 @@ func TestBenchmarkS3(t *testing.T) {
 	name, pid, port := p.rival(t)
 	ours := benchTarget{p: p, pid: p.cmd.Process.Pid, port: p.env["SFTP_PORT"]}
 	theirs := benchTarget{p: p, pid: pid, port: port}
+	bare := benchTarget{p: p, pid: p.storePid(t)}
 	for _, load := range []struct {
 		name string
 		unit float64 // how much one load is, in units
-		run  func(*testing.T, benchTarget)
+		run  func(benchTarget, *testing.T)
+		bare func(benchTarget, *testing.T) // the same without a server: what the store itself can do
 	}{
-		{"one file, MiB", benchS3Size >> 20, func(t *testing.T, b benchTarget) { b.putLarge(t, source) }},
-		{"10 KiB files over 8 connections, files", benchFiles, func(t *testing.T, b benchTarget) { b.putSmall(t) }},
+		{"one file, MiB", benchS3Size >> 20, func(b benchTarget, t *testing.T) { b.putLarge(t, source) }, benchTarget.partsLarge},
+		{"10 KiB files over 8 connections, files", benchFiles, benchTarget.putSmall, benchTarget.objectsSmall},
 	} {
 		t.Run(load.name, func(t *testing.T) {
 			t.Logf("%s: transferd beside %s", load.name, name)
@@ -73,9 +88,11 @@ func TestBenchmarkS3(t *testing.T) {
 			for i := range benchRounds {
 				a, b := ours.measure(t, load.run), theirs.measure(t, load.run)
 				speed, cpu = append(speed, b.seconds/a.seconds), append(cpu, a.cpu/b.cpu)
-				t.Logf("round %d: %7.0f/s %6.2f CPU s %7.1f MiB to disk, %s %7.0f/s %6.2f CPU s %7.1f MiB to disk; ratio %.2f, CPU %.2f", i+1,
-					load.unit/a.seconds, a.cpu, a.disk, name, load.unit/b.seconds, b.cpu, b.disk, speed[i], cpu[i])
+				t.Logf("round %d: %7.0f/s (%v), %s %7.0f/s (%v); ratio %.2f, CPU %.2f",
+					i+1, load.unit/a.seconds, a, name, load.unit/b.seconds, b, speed[i], cpu[i])
 			}
+			f := bare.measure(t, load.bare)
+			t.Logf("straight to the store, no server: %7.0f/s (CPU s store %.2f client %.2f)", load.unit/f.seconds, f.store, f.client)
 			t.Logf("%s: ratio transferd/%s, median of %d (min–max): throughput %s, server CPU %s", load.name, name, benchRounds, spread(speed), spread(cpu))
 		})
 	}
@@ -88,13 +105,91 @@ type benchTarget struct {
 	port string
 }
 
-func (b benchTarget) measure(t *testing.T, load func(*testing.T, benchTarget)) s3Figure {
+func (b benchTarget) measure(t *testing.T, load func(benchTarget, *testing.T)) s3Figure {
 	t.Helper()
-	cpu, disk, begun := cpuSeconds(t, b.pid), written(t, b.pid), time.Now()
-	load(t, b)
+	storePid := b.p.storePid(t)
+	cpu, store, client, disk, begun := cpuSeconds(t, b.pid), cpuSeconds(t, storePid), clientSeconds(t), written(t, b.pid), time.Now()
+	load(b, t)
 	return s3Figure{
 		seconds: time.Since(begun).Seconds(), cpu: cpuSeconds(t, b.pid) - cpu,
+		store: cpuSeconds(t, storePid) - store, client: clientSeconds(t) - client,
 		disk: float64(written(t, b.pid)-disk) / (1 << 20),
+	}
+}
+
+// clientSeconds is the CPU time of this process and of the clients that it has run.
+func clientSeconds(t *testing.T) (sum float64) {
+	t.Helper()
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(who, &u); err != nil {
+			t.Fatal(err)
+		}
+		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+	}
+	return sum
+}
+
+// partsLarge sends one file in parts of 8 MiB, 4 at a time, with nothing that a server would have to do.
+func (b benchTarget) partsLarge(t *testing.T) {
+	t.Helper()
+	const size, parallel = 8 << 20, 4
+	client, part := b.p.s3(), noise(size)
+	up, err := client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: aws.String(devBucket), Key: aws.String("bench-bare.bin")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make([]types.CompletedPart, benchS3Size/size)
+	each(t, parallel, len(done), func(i int) error {
+		n := aws.Int32(int32(i + 1))
+		out, err := client.UploadPart(t.Context(), &s3.UploadPartInput{
+			Bucket: up.Bucket, Key: up.Key, UploadId: up.UploadId, PartNumber: n, Body: bytes.NewReader(part),
+		}, unsigned)
+		if err == nil {
+			done[i] = types.CompletedPart{PartNumber: n, ETag: out.ETag}
+		}
+		return err
+	})
+	if _, err := client.CompleteMultipartUpload(t.Context(), &s3.CompleteMultipartUploadInput{
+		Bucket: up.Bucket, Key: up.Key, UploadId: up.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: done},
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// objectsSmall puts as many objects as putSmall makes files.
+func (b benchTarget) objectsSmall(t *testing.T) {
+	t.Helper()
+	client, content := b.p.s3(), noise(benchFile)
+	each(t, benchStreams, benchFiles, func(i int) error {
+		_, err := client.PutObject(t.Context(), &s3.PutObjectInput{
+			Bucket: aws.String(devBucket), Key: aws.String(fmt.Sprintf("bare-%d", i)), Body: bytes.NewReader(content),
+		}, unsigned)
+		return err
+	})
+}
+
+func unsigned(o *s3.Options) {
+	o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
+	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+}
+
+// each does n things, so many at a time.
+func each(t *testing.T, parallel, n int, do func(int) error) {
+	t.Helper()
+	errs := make([]error, n)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range parallel {
+		all.Go(func() {
+			for i := next.Add(1) - 1; int(i) < n; i = next.Add(1) - 1 {
+				errs[i] = do(int(i))
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -110,15 +205,7 @@ func (b benchTarget) putLarge(t *testing.T, source string) {
 func (b benchTarget) putSmall(t *testing.T) {
 	t.Helper()
 	content := noise(benchFile)
-	errs := make([]error, benchStreams)
-	var all sync.WaitGroup
-	for i := range benchStreams {
-		all.Go(func() { errs[i] = b.putFiles(i, content) })
-	}
-	all.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
+	each(t, benchStreams, benchStreams, func(i int) error { return b.putFiles(i, content) })
 }
 
 func (b benchTarget) putFiles(stream int, content []byte) error {
