@@ -49,17 +49,18 @@ func (d *daemon) cluster(ctx context.Context) error {
 
 // inherit gives a dead node's uploads their verdicts, on a goroutine of heirs.
 func (d *daemon) inherit(ctx context.Context, in db.Inheritance, heirs *sync.WaitGroup) error {
-	if len(in.Uploads)+in.Jobs == 0 {
+	if len(in.Uploads)+len(in.Deeds)+in.Jobs == 0 {
 		d.log.Info("a node has left the cluster", "node", in.Node)
 		return nil
 	}
-	d.log.Warn("a node is dead: its uploads and steps go on here", "node", in.Node, "uploads", len(in.Uploads), "steps", in.Jobs)
+	d.log.Warn("a node is dead: its uploads and steps go on here", "node", in.Node, "uploads", len(in.Uploads), "deeds", len(in.Deeds), "steps", in.Jobs)
 	cfg := d.recovering
 	cfg.Unfinished = func(context.Context, string) ([]session.Upload, error) { return in.Uploads, nil }
 	recovery, err := session.Recover(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("take over the uploads of node %s: %w", in.Node, err)
 	}
+	heirs.Go(func() { d.recoverDeeds(ctx, in.Deeds, recovery.Unsettled).Run(ctx) })
 	heirs.Go(func() {
 		ctx, done := context.WithCancel(ctx)
 		defer done()

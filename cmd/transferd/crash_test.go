@@ -30,6 +30,9 @@ const (
 	crashAfterAwait     = "after-await"            // an execution waits for a callback, its function is not called
 	crashAfterInvoke    = "after-invoke"           // the function is called, which nobody noted
 	crashAfterCalled    = "after-called"           // that it is called is written
+	crashAfterIntent    = "after-intent"           // what is to be done to a file is written, it is not done
+	crashBeforeRecord   = "before-record"          // it is done, that is not written
+	crashAfterRecord    = "after-record"           // that is written, the client has no answer
 )
 
 // crashSeams puts the named crash between the rooms.
@@ -43,6 +46,8 @@ func crashSeams(point string) seams {
 		s.transport = func(rt http.RoundTripper) http.RoundTripper { return &dyingTransport{next: rt, point: point, die: die} }
 	case crashAfterCommit, crashInPartialEnd:
 		s.stores = func(st storage.Stores) storage.Stores { return dyingStores{st, die} }
+	case crashAfterIntent, crashBeforeRecord, crashAfterRecord:
+		s.recorder = func(r session.Recorder) session.Recorder { return dyingRecorder{r, point, die} }
 	case crashAfterEffect:
 		s.step = func(st workflow.Step) workflow.Step { return dyingStep{st, die} }
 	case crashAfterAwait, crashAfterInvoke, crashAfterCalled:
@@ -176,4 +181,29 @@ func (s dyingStep) Run(ctx context.Context, in *workflow.Input) error {
 	}
 	s.die()
 	return nil
+}
+
+type dyingRecorder struct {
+	session.Recorder
+	point string
+	die   func()
+}
+
+func (r dyingRecorder) Intend(ctx context.Context, d session.Deed) error {
+	err := r.Recorder.Intend(ctx, d)
+	if err == nil && r.point == crashAfterIntent {
+		r.die()
+	}
+	return err
+}
+
+func (r dyingRecorder) Record(ctx context.Context, d session.Deed) error {
+	if r.point == crashBeforeRecord {
+		r.die()
+	}
+	err := r.Recorder.Record(ctx, d)
+	if err == nil {
+		r.die()
+	}
+	return err
 }

@@ -39,6 +39,10 @@ type seams struct {
 	stores    func(storage.Stores) storage.Stores
 	step      func(workflow.Step) workflow.Step
 	advance   func(workflow.Advance) workflow.Advance
+	job       func(workflow.Job) workflow.Job
+	recorder  func(session.Recorder) session.Recorder
+	// stepTimeout is the engine's; 0 is the product's.
+	stepTimeout time.Duration
 }
 
 // daemon is every part, wired together.
@@ -56,6 +60,8 @@ type daemon struct {
 	sessions   *session.Manager
 	recovering session.RecoverConfig // how uploads of dead processes are brought to their end
 	recovery   *session.Recovery
+	recorder   session.Recorder // nil if nobody is to be told of anything
+	deeds      *session.Deeds   // of the process before this one
 	engine     *workflow.Engine
 	events     *events.Delivery
 	fleet      *fleet.Fleet
@@ -134,6 +140,7 @@ func (d *daemon) run(ctx context.Context) error {
 	var front, engine, web sync.WaitGroup
 	front.Go(func() { failed(d.fleet.Run(fail)) })
 	front.Go(func() { failed(d.recovery.Run(fail)) })
+	front.Go(func() { d.deeds.Run(fail) })
 	front.Go(func() { failed(d.cluster(fail)) })
 	front.Go(func() { d.forget(fail) })
 	engine.Go(func() { d.sendEvents(steps) })
@@ -161,6 +168,9 @@ func (d *daemon) run(ctx context.Context) error {
 func (d *daemon) work(ctx context.Context, j workflow.Job, advance workflow.Advance) error {
 	if d.seams.advance != nil {
 		advance = d.seams.advance(advance)
+	}
+	if d.seams.job != nil {
+		j = d.seams.job(j)
 	}
 	return d.engine.Run(ctx, j, advance)
 }

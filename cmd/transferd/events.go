@@ -20,6 +20,7 @@ import (
 	"github.com/transferd/transferd/server/db"
 	"github.com/transferd/transferd/server/events"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 )
 
 // eventsFile says who is told of what became of files.
@@ -62,6 +63,9 @@ type sinkFile struct {
 	Format string `yaml:"format"`
 	// The Source of events on EventBridge (default transferd): it refuses AWS's own.
 	Source string `yaml:"source"`
+	// Which events are sent: upload, download, delete, rename, directory-create and directory-delete. Empty: all. If no sink
+	// wants downloads, say, nothing is written for them.
+	Kinds []string `yaml:"kinds"`
 	// How long one delivery may take (default 10s).
 	Timeout time.Duration `yaml:"timeout"`
 	// How many deliveries may be under way at a time (default 8); 1 keeps the order of all events, not of each file's alone.
@@ -79,6 +83,8 @@ const (
 	fileBatch = 100
 	// pruneEventsEvery is how often old events are forgotten.
 	pruneEventsEvery = time.Hour
+	// deedsPatience bounds how long a start waits for what dead deeds came to.
+	deedsPatience = 5 * time.Second
 )
 
 // addEventSecrets puts the environment's secrets over those of the file. A sink that the file does not have is nobody's.
@@ -145,9 +151,42 @@ func (s sinkFile) judge(name string) []string {
 	require(!strings.HasPrefix(s.Source, "aws."), "source must not begin with aws.: EventBridge refuses it")
 	require(s.Timeout >= 0, "timeout must not be negative")
 	require(s.Parallel >= 0 && s.Parallel <= 64, "parallel must be 1 to 64")
+	for _, kind := range s.Kinds {
+		_, is := eventKinds()[kind]
+		require(is, "kinds must be of "+strings.Join(slices.Sorted(maps.Keys(eventKinds())), ", "))
+	}
 	_, err := s.roots()
 	require(err == nil, fmt.Sprint("ca: ", err))
 	return wrong
+}
+
+// eventKinds are the events by the names that the configuration has for them.
+func eventKinds() map[string]events.Kind {
+	return map[string]events.Kind{
+		"upload": events.Upload, "download": events.Download, "delete": events.Delete, "rename": events.Rename,
+		"directory-create": events.DirectoryCreate, "directory-delete": events.DirectoryDelete,
+	}
+}
+
+// kinds are the events that a sink wants.
+func (s sinkFile) kinds() []events.Kind {
+	all := eventKinds()
+	if len(s.Kinds) == 0 {
+		return slices.Collect(maps.Values(all))
+	}
+	var wanted []events.Kind
+	for _, kind := range s.Kinds {
+		wanted = append(wanted, all[kind])
+	}
+	return wanted
+}
+
+// wanted are the events that any sink wants.
+func (f eventsFile) wanted() (all []events.Kind) {
+	for _, s := range f.Sinks {
+		all = append(all, s.kinds()...)
+	}
+	return all
 }
 
 // roots are the certificates that the receiver's must come from, nil for the system's.
@@ -172,7 +211,7 @@ func (s sinkFile) target(name, region string) (events.Target, error) {
 	if err != nil {
 		return events.Target{}, fmt.Errorf("sink %s: ca: %w", name, err)
 	}
-	t := events.Target{Name: name, Parallel: cmp.Or(s.Parallel, eventParallel)}
+	t := events.Target{Name: name, Parallel: cmp.Or(s.Parallel, eventParallel), Kinds: s.kinds()}
 	shape, timeout := events.Shape(cmp.Or(s.Format, string(events.AWSShape))), cmp.Or(s.Timeout, eventTimeout)
 	client := events.NewClient(roots, t.Parallel)
 	switch {
@@ -203,7 +242,7 @@ func (c Config) sinkNames() []string { return slices.Sorted(maps.Keys(c.Events.S
 
 // eventOf is how the outbox tells of a verdict; nil if nobody is to be told.
 func (c Config) eventOf() func(session.Upload, session.Verdict) events.Event {
-	if len(c.Events.Sinks) == 0 {
+	if !slices.Contains(c.Events.wanted(), events.Upload) {
 		return nil
 	}
 	origin := events.Origin{Region: c.Realm.Region, Account: c.Realm.Account}
@@ -229,25 +268,43 @@ func (c Config) eventOf() func(session.Upload, session.Verdict) events.Event {
 type recorder struct {
 	db     *db.DB
 	origin events.Origin
+	wanted []events.Kind
 }
 
-// recorder is nil if nobody is to be told.
-func (d *daemon) recorder() session.Recorder {
+// kindOf is the event of a deed.
+func kindOf(kind session.DeedKind) events.Kind {
+	switch kind {
+	case session.Downloaded:
+		return events.Download
+	case session.Deleted:
+		return events.Delete
+	case session.Renamed:
+		return events.Rename
+	case session.MadeDir:
+		return events.DirectoryCreate
+	}
+	return events.DirectoryDelete
+}
+
+// newRecorder is nil if nobody is to be told.
+func (d *daemon) newRecorder() session.Recorder {
 	if len(d.cfg.Events.Sinks) == 0 {
 		return nil
 	}
-	return recorder{d.db, events.Origin{Region: d.cfg.Realm.Region, Account: d.cfg.Realm.Account}}
+	return recorder{d.db, events.Origin{Region: d.cfg.Realm.Region, Account: d.cfg.Realm.Account}, d.cfg.Events.wanted()}
 }
+
+// Wants implements session.Recorder.
+func (r recorder) Wants(kind session.DeedKind) bool { return slices.Contains(r.wanted, kindOf(kind)) }
+
+// Intend implements session.Recorder.
+func (r recorder) Intend(ctx context.Context, deed session.Deed) error { return r.db.Intend(ctx, deed) }
 
 // Record implements session.Recorder.
 func (r recorder) Record(ctx context.Context, deed session.Deed) error {
 	op := events.Operation{
-		Kind: map[session.DeedKind]events.Kind{
-			session.Downloaded: events.Download, session.Deleted: events.Delete, session.Renamed: events.Rename,
-			session.MadeDir: events.DirectoryCreate, session.RemovedDir: events.DirectoryDelete,
-		}[deed.Kind],
-		Protocol: deed.Protocol, Server: string(deed.Server), User: deed.User, Session: deed.Session, ClientIP: deed.SourceIP,
-		Path: deed.Path, NewPath: deed.NewPath, Bytes: deed.Bytes, Began: deed.Began, Ended: deed.Ended,
+		ID: deed.ID, Kind: kindOf(deed.Kind), Protocol: deed.Protocol, Server: string(deed.Server), User: deed.User, Session: deed.Session,
+		ClientIP: deed.SourceIP, Path: deed.Path, NewPath: deed.NewPath, Bytes: deed.Bytes, Began: deed.Began, Ended: deed.Ended,
 	}
 	switch {
 	case deed.Cut:
@@ -255,7 +312,25 @@ func (r recorder) Record(ctx context.Context, deed session.Deed) error {
 	case deed.Failure != "":
 		op.Failure, op.Message = events.UnknownError, deed.Failure+"."
 	}
-	return r.db.Record(ctx, r.origin.Event(op))
+	if deed.ID == "" {
+		return r.db.Record(ctx, r.origin.Event(op))
+	}
+	return r.db.Settle(ctx, r.origin.Event(op))
+}
+
+// recoverDeeds tells how the deeds of a dead process ended, those of this one before it or of another node. It looks once
+// before it returns: then what clients do next is told later, in the order of what happened. What a store could not answer
+// goes on beside them.
+func (d *daemon) recoverDeeds(ctx context.Context, deeds []session.Deed, unsettled func(storage.Location) bool) *session.Deeds {
+	left := &session.Deeds{Deeds: deeds, Recorder: d.recorder, Stores: d.stores, Unsettled: unsettled, Log: d.log, Now: time.Now}
+	if d.recorder == nil {
+		left.Deeds = nil
+		return left
+	}
+	first, cancel := context.WithTimeout(ctx, deedsPatience)
+	defer cancel()
+	left.Settle(first)
+	return left
 }
 
 // wireEvents makes what sends the outbox to the sinks. The sinks are known before anything happens that they are told of.
@@ -272,8 +347,18 @@ func (d *daemon) wireEvents(ctx context.Context) error {
 		cfg.Targets = append(cfg.Targets, t)
 	}
 	var err error
-	d.events, err = events.New(cfg)
-	return err
+	if d.events, err = events.New(cfg); err != nil {
+		return err
+	}
+	dead, err := d.db.Deeds(ctx)
+	if err != nil {
+		return err
+	}
+	d.deeds = d.recoverDeeds(ctx, dead, d.recovery.Unsettled)
+	if d.recorder == nil && len(dead) > 0 {
+		return d.db.ForgetDeeds(ctx)
+	}
+	return nil
 }
 
 // sendEvents sends events to the sinks until ctx ends, and forgets old ones.

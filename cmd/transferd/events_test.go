@@ -244,6 +244,55 @@ func TestEventsKilled(t *testing.T) {
 	}
 }
 
+// TestDeedsKilled: the daemon is killed -9 before and after it does what a client asks for, and after it has written that
+// down. At the next start the event of each is there, once, and tells what became of the file.
+func TestDeedsKilled(t *testing.T) {
+	t.Parallel()
+	_, lines := eventsOf(t, newHook(t, false))
+	config := filepath.Join(t.TempDir(), "events.yaml")
+	if err := os.WriteFile(config, []byte(fmt.Sprintf("events:\n  sinks:\n    lines: {file: %q}\n", lines)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-events", config}
+	name, _ := file(t, 2000)
+	data := ""
+	want := []string{"SFTP Server File Upload Completed /dev-bucket/a 2000"}
+	for _, c := range []struct{ point, batch, want string }{
+		{crashAfterIntent, "put \"" + name + "\" a\nrename a b", "SFTP Server File Rename Failed /dev-bucket/a to /dev-bucket/b UNKNOWN_ERROR"},
+		{crashBeforeRecord, "rename a b", "SFTP Server File Rename Completed /dev-bucket/a to /dev-bucket/b"},
+		{crashBeforeRecord, "get b \"" + name + ".back\"", "SFTP Server File Download Failed /dev-bucket/b PARTIAL_DOWNLOAD"},
+		{crashAfterIntent, "rm b", "SFTP Server File Delete Failed /dev-bucket/b UNKNOWN_ERROR"},
+		{crashAfterRecord, "mkdir c", "SFTP Server Directory Create Completed /dev-bucket/c"},
+		{crashBeforeRecord, "rm b", "SFTP Server File Delete Completed /dev-bucket/b"},
+	} {
+		p := startDaemon(t, startOptions{data: data, crash: c.point, args: args})
+		data = p.data
+		if out, err := p.sftpCommand(t.Context(), p.env["SFTP_USER"], c.batch+"\n").CombinedOutput(); err == nil {
+			t.Errorf("%s at %s: the client had its answer\n%s", c.batch, c.point, out)
+		}
+		if err := p.awaitEnd(); !killed(err) {
+			t.Fatalf("%s at %s: the daemon ended with %v, not by its own kill", c.batch, c.point, err)
+		}
+		want = append(want, c.want)
+	}
+	p := startDaemon(t, startOptions{data: data, args: args})
+	p.await("all events", func() bool { return len(readEvents(t, lines)) >= len(want) })
+	p.stop() // what would come twice has come
+	seen := map[string]events.Event{}
+	var got []string
+	for _, e := range readEvents(t, lines) {
+		if before, is := seen[e.ID]; is && said(before) != said(e) {
+			t.Errorf("event %s was %s, and then %s", e.ID, said(before), said(e))
+		} else if !is {
+			got = append(got, said(e))
+		}
+		seen[e.ID] = e
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("events\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // TestExecutionViews: one execution with its steps and its file's verdict, and the one that does it over again.
 func TestExecutionViews(t *testing.T) {
 	t.Parallel()

@@ -65,16 +65,21 @@ func (d *daemon) wire(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the uploads that a dead process left: %w", err)
 	}
-	d.sessions = session.NewManager(session.Config{
-		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.unsettled,
-		TempNames: d.cfg.Uploads.TempNames, RenameTimeout: d.cfg.Uploads.RenameTimeout, RenameGrace: d.cfg.Uploads.RenameGrace,
-		Integrity: d.cfg.Uploads.Integrity, Recorder: d.recorder(),
-	})
+	d.recorder = d.newRecorder()
+	recorder := d.recorder
+	if recorder != nil && d.seams.recorder != nil {
+		recorder = d.seams.recorder(recorder)
+	}
 	if err := d.wireEvents(ctx); err != nil {
 		return fmt.Errorf("events: %w", err)
 	}
+	d.sessions = session.NewManager(session.Config{
+		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.unsettled,
+		TempNames: d.cfg.Uploads.TempNames, RenameTimeout: d.cfg.Uploads.RenameTimeout, RenameGrace: d.cfg.Uploads.RenameGrace,
+		Integrity: d.cfg.Uploads.Integrity, Recorder: recorder,
+	})
 	if d.engine, err = workflow.New(workflow.Config{
-		Executions: d.db, Steps: d.steps(), Log: d.log, Registerer: d.registry, Now: time.Now,
+		Executions: d.db, Steps: d.steps(), Log: d.log, Registerer: d.registry, Now: time.Now, StepTimeout: d.seams.stepTimeout,
 	}); err != nil {
 		return err
 	}

@@ -249,6 +249,7 @@ func (d *DB) Beat() time.Duration {
 type Inheritance struct {
 	Node    string           // who died
 	Uploads []session.Upload // begun and not ended; the journal has them under this node's name now
+	Deeds   []session.Deed   // begun, and nobody told the end of them
 	Jobs    int              // steps that ran, queued again
 }
 
@@ -314,6 +315,12 @@ func (m *member) inherit(ctx context.Context, name string) (in Inheritance, dead
 			return err
 		}
 		if _, err := tx.Exec(ctx, `UPDATE uploads SET node = $1 WHERE node = $2 AND ended = 0`, m.name, name); err != nil {
+			return err
+		}
+		if in.Deeds, err = deeds(ctx, tx, name); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE deeds SET node = $1 WHERE node = $2`, m.name, name); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM river_leader WHERE leader_id = $1`, name); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/transferd/transferd/server/events"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 )
 
 // eventOf is a small event of a verdict.
@@ -218,4 +220,33 @@ func TestOutboxLease(t *testing.T) {
 	if !mine(two) {
 		t.Error("a node that left has it still")
 	}
+}
+
+// TestDeeds: an intent is there until its event is in the outbox, which takes its place once however often it is told.
+func TestDeeds(t *testing.T) {
+	both(t, func(t *testing.T) {
+		d := open(t, Config{Events: eventOf})
+		must(t, d.Sinks(t.Context(), []string{"a"}))
+		deed := func(id string, began int64) session.Deed {
+			return session.Deed{ID: id, Kind: session.Renamed, Path: "/bucket/" + id, NewPath: "/bucket/new", Began: time.UnixMilli(began).UTC(),
+				From: storage.Location{Domain: "S3", Store: "bucket", Name: id}, Identity: storage.Identity{Role: "r", Posix: &storage.Posix{UID: 7}}}
+		}
+		second, first := deed("second", 2000), deed("first", 1000)
+		must(t, errors.Join(d.Intend(t.Context(), second), d.Intend(t.Context(), first), d.Intend(t.Context(), first)))
+		if all := value[[]session.Deed](t)(d.Deeds(t.Context())); !reflect.DeepEqual(all, []session.Deed{first, second}) {
+			t.Errorf("deeds %+v", all)
+		}
+		e := events.Event{ID: "first", Detail: events.Detail{FilePath: "/bucket/first"}}
+		must(t, errors.Join(d.Settle(t.Context(), e), d.Settle(t.Context(), e)))
+		if all := value[[]events.Event](t)(d.After(t.Context(), 0, 10)); len(all) != 1 || all[0].ID != "first" {
+			t.Errorf("the outbox has %+v", all)
+		}
+		if all := value[[]session.Deed](t)(d.Deeds(t.Context())); len(all) != 1 || all[0].ID != "second" {
+			t.Errorf("deeds %+v", all)
+		}
+		must(t, d.ForgetDeeds(t.Context()))
+		if all := value[[]session.Deed](t)(d.Deeds(t.Context())); len(all) != 0 {
+			t.Errorf("deeds %+v", all)
+		}
+	})
 }

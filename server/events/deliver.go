@@ -50,6 +50,8 @@ type Sink interface {
 type Target struct {
 	Name string
 	Sink Sink
+	// Kinds are the events that the sink wants. Default all.
+	Kinds []Kind
 	// Parallel is how many events are under way at a time. Those about one file never are. Default 1.
 	Parallel int
 	// Batch is how many events go into one Send, when Parallel is 1. Default 1.

@@ -9,6 +9,7 @@ package events
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"strings"
 	"time"
 )
 
@@ -47,7 +48,7 @@ type Operation struct {
 	ClientIP string
 	Path     string // /bucket/key or /file-system/path
 	NewPath  string // of a rename
-	Bytes    int64  // of an upload or a download
+	Bytes    int64  // of an upload or a download; -1 if nobody knows
 	ETag     string // of an upload to S3
 	Began    time.Time
 	Ended    time.Time
@@ -113,7 +114,9 @@ func (o Origin) Event(op Operation) Event {
 	}
 	switch op.Kind {
 	case Upload, Download:
-		d.FilePath, d.Bytes = op.Path, &op.Bytes
+		if d.FilePath = op.Path; op.Bytes >= 0 {
+			d.Bytes = &op.Bytes
+		}
 	case Rename:
 		d.OriginalPath, d.RenamedPath = op.Path, op.NewPath
 	case DirectoryCreate, DirectoryDelete:
@@ -126,6 +129,12 @@ func (o Origin) Event(op Operation) Event {
 		Account: o.Account, Time: op.Ended.UTC().Truncate(time.Second), Region: o.Region,
 		Resources: []string{"arn:aws:transfer:" + o.Region + ":" + o.Account + ":server/" + op.Server}, Detail: d,
 	}
+}
+
+// Kind is what the event tells of.
+func (e Event) Kind() Kind {
+	_, what, _ := strings.Cut(e.DetailType, " Server ")
+	return Kind(what[:max(0, strings.LastIndexByte(what, ' '))])
 }
 
 // keys are the places that an event is about: those about one place are sent in their order.

@@ -174,10 +174,20 @@ func (s *sender) fill(ctx context.Context) bool {
 	}
 	s.more = len(events) == windowSize-waiting
 	for _, e := range events {
-		s.window = append(s.window, &entry{Event: e, keys: e.keys()})
+		unwanted := len(s.target.Kinds) > 0 && !slices.Contains(s.target.Kinds, e.Kind())
+		s.window = append(s.window, &entry{Event: e, keys: e.keys(), arrived: unwanted})
 		s.loaded = e.Number
 	}
+	s.pass()
 	return true
+}
+
+// pass leaves behind what has arrived, up to the first that has not.
+func (s *sender) pass() {
+	for len(s.window) > 0 && s.window[0].arrived {
+		s.at.Sent, s.dirty = s.window[0].Number, true
+		s.window = s.window[1:]
+	}
 }
 
 // dispatch sends what may be sent now and tells when there may be more.
@@ -240,7 +250,13 @@ func (s *sender) dispatchBatch(ctx context.Context, now time.Time) time.Duration
 	if wait := s.window[0].again.Sub(now); wait > 0 {
 		return wait
 	}
-	s.send(ctx, slices.Clone(s.window[:min(len(s.window), s.target.Batch)]))
+	var batch []*entry
+	for _, e := range s.window {
+		if !e.arrived && len(batch) < s.target.Batch {
+			batch = append(batch, e)
+		}
+	}
+	s.send(ctx, batch)
 	return idle
 }
 
@@ -280,8 +296,5 @@ func (s *sender) take(r result) {
 		s.log.Warn("events: not delivered, trying again", "event", e.ID, "detail-type", e.DetailType, "attempt", e.failures,
 			"again", e.again.Sub(now).String(), "error", r.err.Error())
 	}
-	for len(s.window) > 0 && s.window[0].arrived {
-		s.at.Sent, s.dirty = s.window[0].Number, true
-		s.window = s.window[1:]
-	}
+	s.pass()
 }

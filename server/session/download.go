@@ -6,18 +6,18 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/transferd/transferd/storage"
 )
 
 // Download is a file that a client has open for reading.
 type Download struct {
-	s           *Session
-	path        string // as the client sees it, absolute
-	backendPath string
-	began       time.Time
-	sent        atomic.Int64
+	s    *Session
+	path string // as the client sees it, absolute
+	deed Deed   // as it began
+	sent atomic.Int64
+	told chan struct{} // closed when the recorder has the intent, or has refused it; nil if nobody wants it
+	fail error         // why it was refused; read after told is closed
 
 	mu     sync.RWMutex // held shared by ReadAt, so that the reader is not closed under it; guards what follows
 	r      storage.Reader
@@ -25,7 +25,14 @@ type Download struct {
 }
 
 // ReadAt reads bytes, in any order and from many goroutines.
+//
+// No byte goes out before the recorder has the intent. It is written while the client takes the answer to its OPEN.
 func (d *Download) ReadAt(p []byte, off int64) (int, error) {
+	if d.told != nil {
+		if <-d.told; d.fail != nil {
+			return 0, d.fail
+		}
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.closed {
@@ -51,13 +58,34 @@ func (d *Download) Close() error {
 	if closed {
 		return fs.ErrClosed
 	}
-	d.s.event("CLOSE", slog.String("path", d.backendPath), d.bytesOut())
-	d.s.record(d.deed(), err)
+	d.s.event("CLOSE", slog.String("path", d.deed.Path), d.bytesOut())
+	d.record(false, err)
 	return err
 }
 
-func (d *Download) deed() Deed {
-	return Deed{Kind: Downloaded, Path: d.backendPath, Bytes: d.sent.Load(), Began: d.began}
+// tell gives the recorder the intent, if it wants it. The session holds the download already, whose end waits for this.
+func (d *Download) tell() {
+	if d.told == nil {
+		return
+	}
+	d.s.m.spawn(func() {
+		defer close(d.told)
+		d.fail = d.s.intend(d.deed)
+	})
+}
+
+// record tells how the download ended.
+func (d *Download) record(cut bool, err error) {
+	if d.told == nil {
+		return
+	}
+	<-d.told
+	deed := d.deed
+	if d.fail != nil {
+		deed.ID = "" // there is no intent
+	}
+	deed.Bytes, deed.Cut = d.sent.Load(), cut
+	d.s.record(deed, err)
 }
 
 // Abandon is Close for a transfer that went wrong: the client has not got what it wanted.
@@ -72,11 +100,9 @@ func (d *Download) cut(evidence Evidence) {
 	if err != nil {
 		d.s.failed("CLOSE", d.path, err)
 	}
-	d.s.event("PARTIAL_CLOSE", slog.String("path", d.backendPath), d.bytesOut(),
+	d.s.event("PARTIAL_CLOSE", slog.String("path", d.deed.Path), d.bytesOut(),
 		slog.String("evidence", string(evidence)))
-	deed := d.deed()
-	deed.Cut = true
-	d.s.record(deed, nil)
+	d.record(true, nil)
 }
 
 func (d *Download) close() (before bool, err error) {

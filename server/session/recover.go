@@ -212,17 +212,22 @@ func (r *Recovery) resume(ctx context.Context, u Upload) (storage.Object, error)
 	return obj, nil
 }
 
-// stores are those that the session of an upload had. One that cannot be had any more is no reason to give up: until
-// somebody sees to the role or the user, the upload stays what it is.
+// stores are those that the session of an upload had.
 func (r *Recovery) stores(ctx context.Context, u Upload) (storage.Stores, error) {
-	if u.Identity.Role == "" && u.Identity.Posix == nil {
-		return r.cfg.Stores, nil
+	return actAs(ctx, r.cfg.Stores, u.Identity)
+}
+
+// actAs gives the stores that a session of this identity had. Those that cannot be had any more are no reason to give up:
+// until somebody sees to the role or the user, what is to be recovered stays what it is.
+func actAs(ctx context.Context, all storage.Stores, id storage.Identity) (storage.Stores, error) {
+	if id.Role == "" && id.Posix == nil {
+		return all, nil
 	}
-	i, ok := r.cfg.Stores.(storage.Impersonator)
+	i, ok := all.(storage.Impersonator)
 	if !ok {
-		return nil, fmt.Errorf("resume upload: the stores act for nobody else: %w", fs.ErrPermission)
+		return nil, fmt.Errorf("recover: the stores act for nobody else: %w", fs.ErrPermission)
 	}
-	stores, err := i.As(ctx, u.Identity)
+	stores, err := i.As(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("act for the user: %s", err) // not as what it wraps: it says nothing about the file
 	}

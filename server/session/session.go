@@ -232,9 +232,13 @@ func metadata(u Upload) map[string]string {
 func (s *Session) Open(p string) (*Download, error) {
 	r, err := s.fs.Open(s.ctx, p)
 	if err == nil {
-		d := &Download{s: s, path: s.fs.RealPath(p), backendPath: s.BackendPath(p), began: s.m.cfg.Now(), r: r}
+		d := &Download{s: s, path: s.fs.RealPath(p), deed: s.deed(Downloaded, p), r: r}
+		if s.wants(Downloaded) && d.deed.ID != "" {
+			d.told = make(chan struct{})
+		}
 		if s.holdDownload(d) {
-			s.event("OPEN", slog.String("mode", "READ"), slog.String("path", d.backendPath))
+			d.tell()
+			s.event("OPEN", slog.String("mode", "READ"), slog.String("path", d.deed.Path))
 			return d, nil
 		}
 		err = errors.Join(fs.ErrClosed, r.Close())
@@ -266,10 +270,8 @@ func (s *Session) Remove(p string) error { return s.change("DELETE", p, s.fs.Rem
 func (s *Session) Rmdir(p string) error { return s.change("RMDIR", p, s.fs.Rmdir) }
 
 func (s *Session) change(event, p string, do func(context.Context, string) error) error {
-	deed := Deed{Kind: DeedKind(event), Path: s.BackendPath(p), Began: s.m.cfg.Now()}
-	err := do(s.ctx, p)
-	s.record(deed, err)
-	if err != nil {
+	deed := s.deed(DeedKind(event), p)
+	if err := s.perform(deed, func() error { return do(s.ctx, p) }); err != nil {
 		s.failed(event, p, err)
 		return err
 	}
@@ -298,19 +300,18 @@ func (s *Session) rename(oldPath, newPath string, how func(ctx context.Context, 
 	if from, lost := s.fs.Locate(oldPath); lost == nil && err == nil {
 		t = s.m.temps.find(from)
 	}
-	path := s.BackendPath(oldPath)
-	deed := Deed{Kind: Renamed, Path: path, NewPath: s.BackendPath(newPath), Began: s.m.cfg.Now()}
-	if t != nil {
-		err = s.renameTemp(t, to, newPath, do)
-	} else {
-		err = do()
-	}
-	s.record(deed, err)
-	if err != nil {
+	deed := s.deed(Renamed, oldPath)
+	deed.NewPath, deed.To = s.BackendPath(newPath), to
+	if err := s.perform(deed, func() error {
+		if t != nil {
+			return s.renameTemp(t, to, newPath, do)
+		}
+		return do()
+	}); err != nil {
 		s.failed("RENAME", oldPath, err)
 		return err
 	}
-	s.event("RENAME", slog.String("path", path), slog.String("new-path", s.BackendPath(newPath)))
+	s.event("RENAME", slog.String("path", deed.Path), slog.String("new-path", deed.NewPath))
 	return nil
 }
 
