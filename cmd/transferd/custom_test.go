@@ -38,7 +38,7 @@ type call struct {
 		ExecutionDetails struct{ WorkflowID, ExecutionID string }
 		TransferDetails  struct{ SessionID, UserName, ServerID string }
 	}
-	FileLocation struct{ Domain, Bucket, Key, ETag string }
+	FileLocation struct{ Domain, Bucket, Key, ETag, Path string }
 
 	body      string
 	attempt   int

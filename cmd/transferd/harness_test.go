@@ -125,18 +125,19 @@ func (p *proc) awaitReady() {
 	p.env = readEnv(p.t, filepath.Join(p.data, "dev.env"))
 }
 
-// await polls until done, or fails the test when the process ends or patience does.
+// await polls until done, or fails the test when the process ends or patience does. It asks ever more rarely: most of what
+// done asks costs both sides CPU, which is what others wait for.
 func (p *proc) await(what string, done func() bool) {
 	p.t.Helper()
 	deadline := time.Now().Add(patience)
-	for !done() {
+	for pause := 5 * time.Millisecond; !done(); pause = min(pause+pause/4, 100*time.Millisecond) {
 		select {
 		case <-p.ended:
 			if done() {
 				return
 			}
 			p.t.Fatalf("the daemon ended (%v) before: %s\n%s", p.err, what, p.output())
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(pause):
 		}
 		if time.Now().After(deadline) {
 			p.t.Fatalf("not within %v: %s\n%s", patience, what, p.logTail(20))

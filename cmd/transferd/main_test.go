@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	child := len(os.Args) > 1 && os.Args[1] == gatewayCommand
 	if os.Getenv(mainVariable) != "" || child {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		code := run(ctx, process{stdout: os.Stdout, stderr: os.Stderr, seams: crashSeams(os.Getenv(crashVariable))}, os.Args[1:])
+		code := run(ctx, process{stdout: os.Stdout, stderr: os.Stderr, seams: testSeams()}, os.Args[1:])
 		stop()
 		os.Exit(code)
 	}
@@ -28,6 +28,14 @@ func TestMain(m *testing.M) {
 		code = max(code, exitCode(os.RemoveAll(filepath.Dir(builtAt))))
 	}
 	os.Exit(code)
+}
+
+// testSeams are what the environment asks for: a crash, or a step's failure that comes soon.
+func testSeams() seams {
+	if proxy := os.Getenv(faultsVariable); proxy != "" {
+		return faultSeams(proxy)
+	}
+	return crashSeams(os.Getenv(crashVariable))
 }
 
 func exitCode(err error) int {

@@ -17,7 +17,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 
-	"github.com/transferd/transferd/storage/efs"
 	"github.com/transferd/transferd/workflow/steps/gnupgtest"
 )
 
@@ -55,6 +54,12 @@ func (p *proc) use(f front) {
 // runs attaches a workflow of these steps alone, uploads a file and returns the execution's end.
 func (p *proc) runs(f front, name string, content []byte, steps ...types.WorkflowStep) *types.DescribedExecution {
 	p.t.Helper()
+	return p.awaitAny(p.begins(f, name, content, steps...))
+}
+
+// begins is runs without the end. It returns the workflow.
+func (p *proc) begins(f front, name string, content []byte, steps ...types.WorkflowStep) string {
+	p.t.Helper()
 	flow, err := p.api().CreateWorkflow(p.t.Context(), &transfer.CreateWorkflowInput{Steps: steps})
 	if err != nil {
 		p.t.Fatal(err)
@@ -76,7 +81,7 @@ func (p *proc) runs(f front, name string, content []byte, steps ...types.Workflo
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return p.awaitAny(aws.ToString(flow.WorkflowId))
+	return aws.ToString(flow.WorkflowId)
 }
 
 // awaitAny waits for the end of a workflow's only execution.
@@ -144,117 +149,6 @@ func (p *proc) content(at string) []byte {
 		p.t.Fatal(err)
 	}
 	return b
-}
-
-// stepCase is a workflow on an upload, and what becomes of it.
-type stepCase struct {
-	name    string
-	content []byte
-	steps   []types.WorkflowStep
-	want    string // as shown has it
-	message string // of the last step
-	file    string // that holds made; "" is none
-	made    []byte
-}
-
-// TestSteps: every type of step in both domains, its success and its errors, as DescribeExecution shows them.
-func TestSteps(t *testing.T) {
-	t.Parallel()
-	if err := efs.CanImpersonate(); err != nil {
-		t.Skip("not as this user: ", err)
-	}
-	g := gnupgtest.New(t)
-	g.Key("key", "curve", "")
-	g.Key("other", "curve", "")
-	p := startDaemon(t, startOptions{})
-	bucket := p.front()
-	p.efsServer()
-	disk := p.front()
-	disk.server = p.serverOf(types.DomainEfs)
-	for _, f := range []front{bucket, disk} {
-		writeSecret(t, filepath.Join(p.data, "secrets", "aws", "transfer", f.server, "@pgp-default.json"),
-			map[string]string{"PGPPrivateKey": g.Private("key", "")})
-	}
-	id := p.env["EFS_FILE_SYSTEM_ID"]
-	s3To := func(key string) *types.InputFileLocation { return onS3(devBucket, key) }
-	efsTo := func(path string) *types.InputFileLocation { return onEFS(id, path) }
-	plain := []byte("words and more of them")
-	sealed := g.Encrypt(plain, "key")
-	broken := bytes.Clone(sealed)
-	broken[len(broken)-10] ^= 1
-	steps := func(s ...types.WorkflowStep) []types.WorkflowStep { return s }
-	const cannotTag, damaged = "Cannot tag Efs file", "it was changed or cut short after it was encrypted."
-	for domain, cases := range map[string][]stepCase{
-		"S3": {
-			{"copy", plain, steps(copyStep(s3To("kept/${transfer:UserName}/"))), "COPY ok", "", "S3:kept/" + bucket.user + "/copy", plain},
-			{"onto", plain, steps(copyStep(s3To("onto"))), "COPY BAD_REQUEST", "onto itself", "", nil},
-			{"stands", plain, steps(copyStep(s3To("x")), copyStep(s3To("x"))), "COPY ok, COPY BAD_REQUEST", "onto itself", "S3:x", plain},
-			{"taken", []byte("new"), steps(copyStep(s3To("x"))), "COPY ALREADY_EXISTS", "the target exists", "S3:x", plain},
-			{"replaced", []byte("new"), steps(overwrites(copyStep(s3To("x")))), "COPY ok", "", "S3:x", []byte("new")},
-			{"nobucket", plain, steps(copyStep(onS3("there-is-none", "x"))), "COPY NOT_FOUND", "there-is-none", "", nil},
-			{"tofs", plain, steps(copyStep(efsTo("/from-s3/${transfer:UploadDate}/f"))), "COPY ok", "", "", nil},
-			{"round", plain, steps(copyStep(efsTo("/round/")), copyStep(s3To("round-again")), deleteStep()), "COPY ok, COPY ok, DELETE ok", "", "EFS:round/round", plain},
-			{"tofstaken", []byte("new"), steps(copyStep(efsTo("/round/round"))), "COPY ALREADY_EXISTS", "the target exists", "EFS:round/round", plain},
-			{"tofsreplaced", []byte("new"), steps(overwrites(copyStep(efsTo("/round/round")))), "COPY ok", "", "EFS:round/round", []byte("new")},
-			{"nofs", plain, steps(copyStep(onEFS("fs-00000000", "/x"))), "COPY NOT_FOUND", "fs-00000000", "", nil},
-			{"tag", plain, steps(tagStep("tagged")), "TAG ok", "", "S3:tag", plain},
-			{"delete", plain, steps(deleteStep(), deleteStep()), "DELETE ok, DELETE NOT_FOUND", "no such file", "", nil},
-			{"untagged", plain, steps(deleteStep(), tagStep("x")), "DELETE ok, TAG NOT_FOUND", "no such file", "", nil},
-			{"uncopied", plain, steps(deleteStep(), copyStep(s3To("y"))), "DELETE ok, COPY NOT_FOUND", "no such file", "S3:y", nil},
-			{"open.gpg", sealed, steps(decryptStep(s3To("plain/")), tagStep("opened")), "DECRYPT ok, TAG ok", "", "S3:plain/open.gpg", plain},
-			{"opentaken", sealed, steps(decryptStep(s3To("replaced"))), "DECRYPT ALREADY_EXISTS", "the target exists", "S3:replaced", []byte("new")},
-			{"openreplaced", sealed, steps(overwrites(decryptStep(s3To("replaced")))), "DECRYPT ok", "", "S3:replaced", plain},
-			{"opentofs", sealed, steps(decryptStep(efsTo("/plain/f"))), "DECRYPT ok", "", "EFS:plain/f", plain},
-			{"openbroken", broken, steps(decryptStep(s3To("never"))), "DECRYPT BAD_REQUEST", damaged, "S3:never", nil},
-			{"opentext", plain, steps(decryptStep(s3To("never"))), "DECRYPT BAD_REQUEST", "it is no OpenPGP message", "S3:never", nil},
-			{"openother", g.Encrypt(plain, "other"), steps(decryptStep(s3To("never"))), "DECRYPT BAD_REQUEST", "none of the keys", "S3:never", nil},
-			{"opengone", sealed, steps(deleteStep(), decryptStep(s3To("never"))), "DELETE ok, DECRYPT NOT_FOUND", "no such file", "S3:never", nil},
-		},
-		"EFS": {
-			{"copy", plain, steps(copyStep(efsTo("/${transfer:UserName}/sub/"))), "COPY ok", "", "EFS:anna/sub/copy", plain},
-			{"taken", []byte("new"), steps(copyStep(efsTo("/anna/sub/copy"))), "COPY ALREADY_EXISTS", "the target exists", "EFS:anna/sub/copy", plain},
-			{"replaced", []byte("new"), steps(overwrites(copyStep(efsTo("/anna/sub/copy")))), "COPY ok", "", "EFS:anna/sub/copy", []byte("new")},
-			{"others", plain, steps(copyStep(efsTo("/ben/f"))), "COPY PERMISSION_DENIED", "access denied", "EFS:ben/f", nil},
-			{"onto", plain, steps(copyStep(efsTo("/anna/"))), "COPY BAD_REQUEST", "onto itself", "", nil},
-			{"tos3", plain, steps(copyStep(s3To("from-efs/")), tagStep("there")), "COPY ok, TAG ok", "", "S3:from-efs/tos3", plain},
-			{"tag", plain, steps(tagStep("x")), "TAG BAD_REQUEST", cannotTag, "", nil},
-			{"delete", plain, steps(deleteStep(), deleteStep()), "DELETE ok, DELETE NOT_FOUND", "no such file", "EFS:anna/delete", nil},
-			{"uncopied", plain, steps(deleteStep(), copyStep(efsTo("/anna/y"))), "DELETE ok, COPY NOT_FOUND", "no such file", "EFS:anna/y", nil},
-			{"open", sealed, steps(decryptStep(efsTo("/anna/plain/f"))), "DECRYPT ok", "", "EFS:anna/plain/f", plain},
-			{"opentaken", sealed, steps(decryptStep(efsTo("/anna/onto"))), "DECRYPT ALREADY_EXISTS", "the target exists", "EFS:anna/onto", plain},
-			{"openbroken", broken, steps(overwrites(decryptStep(efsTo("/anna/plain/f")))), "DECRYPT BAD_REQUEST", damaged, "EFS:anna/plain/f", plain},
-			{"openothers", sealed, steps(decryptStep(efsTo("/ben/f"))), "DECRYPT PERMISSION_DENIED", "access denied", "EFS:ben/f", nil},
-			{"opentos3", sealed, steps(decryptStep(s3To("from-efs/opened"))), "DECRYPT ok", "", "S3:from-efs/opened", plain},
-			{"opentext", plain, steps(decryptStep(efsTo("/anna/never"))), "DECRYPT BAD_REQUEST", "it is no OpenPGP message", "EFS:anna/never", nil},
-		},
-	} {
-		f := map[string]front{"S3": bucket, "EFS": disk}[domain]
-		for _, c := range cases { // in order: some work on what those before them made
-			p.checkStep(f, domain, c)
-		}
-	}
-	p.checkOwners()
-}
-
-func (p *proc) checkStep(f front, domain string, c stepCase) {
-	p.t.Helper()
-	e := p.runs(f, c.name, c.content, c.steps...)
-	if got := shown(e); got != c.want || !strings.Contains(message(e), c.message) || c.message == "" && message(e) != "" {
-		p.t.Errorf("%s %s: %s (%s), want %s (%s)", domain, c.name, got, message(e), c.want, c.message)
-	}
-	if last := e.Results.Steps[len(e.Results.Steps)-1]; last.StepType == types.WorkflowStepTypeTag && last.Error == nil && aws.ToString(last.Outputs) == "" {
-		p.t.Errorf("%s %s: no outputs", domain, c.name)
-	}
-	if domain == "EFS" {
-		if x := e.PosixProfile; x == nil || aws.ToInt64(x.Uid) != 2001 || len(x.SecondaryGids) != 1 || e.InitialFileLocation.EfsFileLocation == nil {
-			p.t.Errorf("%s %s: PosixProfile %+v, file %+v", domain, c.name, x, e.InitialFileLocation)
-		}
-	}
-	if c.file != "" {
-		if got := p.content(c.file); !bytes.Equal(got, c.made) || (got == nil) != (c.made == nil) {
-			p.t.Errorf("%s %s: %s holds %q, want %q", domain, c.name, c.file, got, c.made)
-		}
-	}
 }
 
 // checkOwners: what steps make on a file system belongs to the uploader, and to the daemon if the upload came to S3.
