@@ -83,6 +83,7 @@ type file struct {
 	id      string
 	meta    map[string]string
 	tags    map[string]string // guarded by the store's mu
+	copied  string            // the token of the copy in pieces that made it
 }
 
 // multipart is what has left the process of an upload that is not committed.
@@ -90,6 +91,7 @@ type multipart struct {
 	name    string
 	content []byte
 	old     *file // what is to be changed; nil if a new file is made
+	of      *file // what is copied; nil if it is no copy
 }
 
 // New makes an empty store.

@@ -200,10 +200,15 @@ func (s *Store) beginMultipart(ctx context.Context, in *s3.CreateMultipartUpload
 		return "", err
 	}
 	id := aws.ToString(out.UploadId)
+	s.adopt(id)
+	return id, nil
+}
+
+// adopt says that this process works on the multipart upload.
+func (s *Store) adopt(upload string) {
 	s.alive.Lock()
 	defer s.alive.Unlock()
-	s.live[id] = struct{}{}
-	return id, nil
+	s.live[upload] = struct{}{}
 }
 
 // forget says that this process works on the multipart upload no more.

@@ -64,10 +64,8 @@ func (b *Backend) Copy(ctx context.Context, src, ifMatch string, to storage.Back
 		return storage.Object{}, fmt.Errorf("s3: copy %q: its ETag is %s now, not %s: %w", src, have, ifMatch, fs.ErrNotExist)
 	}
 	if !overwrite {
-		if _, err := dest.store.head(ctx, dest.bucket, dst); err == nil {
-			return storage.Object{}, fmt.Errorf("s3: copy %q: %q: %w", src, dst, fs.ErrExist)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return storage.Object{}, err
+		if err := dest.free(ctx, dst); err != nil {
+			return storage.Object{}, fmt.Errorf("s3: copy %q: %w", src, err)
 		}
 	}
 	if dest.bucket == b.bucket && dst == src {
@@ -135,11 +133,11 @@ func source(from object) *string {
 	return aws.String(strings.Join(parts, "/"))
 }
 
-// copyParts copies what is too large for one request, with the metadata and tags that CopyObject would have kept.
-func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error) {
+// beginCopy makes the multipart upload of a copy, with the metadata and tags that CopyObject would have kept.
+func (s *Store) beginCopy(ctx context.Context, j copyJob) (upload string, err error) {
 	tags, err := s.tags(ctx, j.from.bucket, j.from.key)
 	if err != nil {
-		return storage.Object{}, err
+		return "", err
 	}
 	set := url.Values{}
 	for _, t := range tags {
@@ -158,7 +156,12 @@ func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error
 	if len(set) > 0 {
 		in.Tagging = aws.String(set.Encode())
 	}
-	upload, err := s.beginMultipart(ctx, in)
+	return s.beginMultipart(ctx, in)
+}
+
+// copyParts copies what is too large for one request.
+func (s *Store) copyParts(ctx context.Context, j copyJob) (storage.Object, error) {
+	upload, err := s.beginCopy(ctx, j)
 	if err != nil {
 		return storage.Object{}, err
 	}

@@ -268,16 +268,21 @@ func (s *Store) wholeParts(ctx context.Context, at object, upload string) ([]typ
 		}
 		// A part below S3's minimum can only be a last one, whose upload was about to be completed; anything behind it
 		// does not exist.
-		part := types.CompletedPart{PartNumber: p.PartNumber, ETag: p.ETag}
-		if aws.ToString(p.ChecksumCRC32) != "" { // a store without checksums refuses an empty one
-			part.ChecksumCRC32 = p.ChecksumCRC32
-		}
-		if aws.ToString(p.ChecksumCRC32C) != "" {
-			part.ChecksumCRC32C = p.ChecksumCRC32C
-		}
-		whole = append(whole, part)
+		whole = append(whole, completed(p))
 		size.last = aws.ToInt64(p.Size)
 		size.total += size.last
 	}
 	return whole, size, nil
+}
+
+// completed is a part as the request that completes the upload names it.
+func completed(p types.Part) types.CompletedPart {
+	part := types.CompletedPart{PartNumber: p.PartNumber, ETag: p.ETag}
+	if aws.ToString(p.ChecksumCRC32) != "" { // a store without checksums refuses an empty one
+		part.ChecksumCRC32 = p.ChecksumCRC32
+	}
+	if aws.ToString(p.ChecksumCRC32C) != "" {
+		part.ChecksumCRC32C = p.ChecksumCRC32C
+	}
+	return part
 }

@@ -122,6 +122,9 @@ func testBucket(t testing.TB, s *Store, name string) *Backend {
 	return s.Bucket(name)
 }
 
+// inParts has large files copied in parts, of few of which a test's are made.
+func inParts(c *Config) { c.CopyLimit = minPart }
+
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	gw := sharedGateway(t)
@@ -130,7 +133,7 @@ func TestConformance(t *testing.T) {
 	storagetest.Run(t, func(t *testing.T) storage.Backend {
 		i := <-n
 		n <- i + 1
-		return testBucket(t, testStore(t, gw.URL(), nil), fmt.Sprintf("bucket-%d", i))
+		return testBucket(t, testStore(t, gw.URL(), inParts), fmt.Sprintf("bucket-%d", i))
 	})
 }
 
@@ -148,6 +151,7 @@ func TestConformanceElsewhere(t *testing.T) {
 		n <- i + 1
 		s := testStore(t, *elsewhere, func(c *Config) {
 			c.AccessKey, c.SecretKey = os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY")
+			inParts(c)
 		})
 		return testBucket(t, s, fmt.Sprintf("transferd-test-%d-%d", run, i))
 	})

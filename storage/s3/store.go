@@ -56,6 +56,8 @@ type Config struct {
 	PartSize int64
 	// Parallel is how many parts of one upload are on their way at a time; default 4.
 	Parallel int
+	// CopyLimit is the largest file that one request copies; 0 is S3's 5 GiB. Larger ones are copied in parts, of no more.
+	CopyLimit int64
 	// RetryBudget is how long an outage may last before requests fail; default 30 s.
 	RetryBudget time.Duration
 	// AttemptTimeout is how long one attempt may stay without an answer, besides the time its bytes need; default 30 s.
@@ -78,8 +80,7 @@ type Store struct {
 	*endpoint
 	client      *s3.Client
 	credentials aws.CredentialsProvider
-	// copyLimit is the largest file that one CopyObject takes; a field so that tests reach the other way.
-	copyLimit int64
+	copyLimit   int64 // the largest file that one CopyObject takes
 
 	mu    sync.Mutex
 	known map[string]time.Time // buckets that these credentials see, and until when; guarded by mu
@@ -140,6 +141,9 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Parallel <= 0 {
 		cfg.Parallel = 4
 	}
+	if cfg.CopyLimit <= 0 {
+		cfg.CopyLimit = 5 * gib
+	}
 	if cfg.RetryBudget <= 0 {
 		cfg.RetryBudget = 30 * time.Second
 	}
@@ -154,7 +158,7 @@ func (cfg Config) withDefaults() Config {
 
 // store is the endpoint for somebody with these credentials.
 func (e *endpoint) store(c aws.CredentialsProvider) *Store {
-	s := &Store{endpoint: e, credentials: c, copyLimit: 5 * gib, known: make(map[string]time.Time)}
+	s := &Store{endpoint: e, credentials: c, copyLimit: e.cfg.CopyLimit, known: make(map[string]time.Time)}
 	s.client = s.newClient()
 	return s
 }

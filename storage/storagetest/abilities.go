@@ -169,7 +169,7 @@ func copyFile(t *testing.T, b storage.Backend) {
 	}
 	wantContent(t, b, "to/dst", content)
 	wantContent(t, b, "src", content)
-	fi, err := b.Stat(t.Context(), "to/dst")
+	fi, err := storage.Identify(t.Context(), b, "to/dst")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func copyConditions(t *testing.T, b storage.Backend) {
 		t.Fatal(err)
 	}
 	wantContent(t, b, "dst", []byte("one"))
-	Write(t, b, "src", []byte("two"))
+	Write(t, b, "src", []byte("another"))
 	if old.ETag == "" {
 		return
 	}

@@ -39,7 +39,11 @@ func statFileAndDirectory(t *testing.T, b storage.Backend) {
 	if d := fi.ModTime().Sub(start); d < -time.Minute || d > time.Minute {
 		t.Errorf("modification time %v is not now", fi.ModTime())
 	}
-	if known, ok := fi.Sys().(storage.Object); ok && known.ETag != obj.ETag {
+	identified, err := storage.Identify(t.Context(), b, "dir/file.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known, ok := identified.Sys().(storage.Object); ok && known.ETag != obj.ETag {
 		t.Errorf("Stat shows ETag %q, Commit returned %q", known.ETag, obj.ETag)
 	}
 	fi, err = b.Stat(t.Context(), "dir")
