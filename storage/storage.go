@@ -38,7 +38,7 @@ var (
 // Backend is one file store: a bucket, a directory tree. Every method may be called from many goroutines.
 type Backend interface {
 	// Stat describes a file or directory. FileInfo.Name is the base name; FileInfo.Sys is the file's Object where the
-	// store knows its ETag, so that a workflow step can tell this file from another at the same name.
+	// store knows its ETag, so that a workflow step can tell this file from another at the same name (see Identify too).
 	Stat(ctx context.Context, name string) (fs.FileInfo, error)
 	// ReadDir yields a directory's entries in the store's order, reading ahead by pages, never the whole directory.
 	// The first error ends it.
@@ -150,6 +150,21 @@ type Modifier interface {
 	// CanModify tells how: anywhere says that writes may lie anywhere in the file and in any order; without it they
 	// begin at or before the file's end and go on from there.
 	CanModify() (anywhere bool)
+}
+
+// Identifier is the ability to tell which file stands at a name where looking closer has a price.
+type Identifier interface {
+	// Identify is Stat, and FileInfo.Sys is the file's Object. It has an ETag if the file can be told from others that
+	// stood or will stand at the name; changes of what is not its bytes leave that as it is.
+	Identify(ctx context.Context, name string) (fs.FileInfo, error)
+}
+
+// Identify is b's Stat with what b can tell of which file it is.
+func Identify(ctx context.Context, b Backend, name string) (fs.FileInfo, error) {
+	if i, ok := b.(Identifier); ok {
+		return i.Identify(ctx, name)
+	}
+	return b.Stat(ctx, name)
 }
 
 // Live is the ability of an Upload to be seen while it is on its way.

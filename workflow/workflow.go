@@ -97,6 +97,14 @@ type S3InputFileLocation struct {
 type FileLocation struct {
 	S3FileLocation  *S3FileLocation  `json:",omitempty"`
 	EfsFileLocation *EfsFileLocation `json:",omitempty"`
+	// EfsEtag tells a file on a file system from others at the same path; "" if nobody can. The API has no such member.
+	EfsEtag string `json:",omitempty"`
+}
+
+// Shown is the location as the API shows it.
+func (l FileLocation) Shown() FileLocation {
+	l.EfsEtag = ""
+	return l
 }
 
 // S3FileLocation is one version of one object.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
@@ -133,6 +134,54 @@ func verdictLogged(p *proc, path, evidence string) bool {
 		}
 	}
 	return false
+}
+
+// TestRetryOfAReplacedFile: steps work on the file that was uploaded and not on the next one at the same path; its times
+// and its mode, which clients set after CLOSE, make no other file of it.
+func TestRetryOfAReplacedFile(t *testing.T) {
+	t.Parallel()
+	if err := efs.CanImpersonate(); err != nil {
+		t.Skip("not as this user: ", err)
+	}
+	p := startDaemon(t, startOptions{})
+	p.efsServer()
+	f := p.front()
+	f.server = p.serverOf(types.DomainEfs)
+	if err := syscall.Setxattr(p.env["EFS_DIR"], "user.transferd.test", nil, 0); err != nil {
+		t.Skip("no extended attributes here: ", err)
+	}
+	to := overwrites(copyStep(onEFS(p.env["EFS_FILE_SYSTEM_ID"], "/anna/copy")))
+	first := p.runs(f, "f", []byte("one"), to)
+	p.sftp("chmod 600 f\n")
+	if err := os.Chtimes(filepath.Join(p.env["EFS_DIR"], "anna", "f"), time.Unix(1e9, 0), time.Unix(1e9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	retried := func(e *types.DescribedExecution) executionDetail {
+		shown, stderr, code := p.transferd("retry", *e.ExecutionId)
+		if code != 0 {
+			t.Fatalf("retry: status %d, %s", code, stderr)
+		}
+		id := strings.TrimSpace(shown)
+		p.await("the end of the retry", func() bool { return p.execution(id).Ended != nil })
+		return p.execution(id)
+	}
+	if e := retried(first); e.Status != "COMPLETED" {
+		t.Errorf("nobody has changed the file: %+v", e)
+	}
+	second := p.runs(f, "f", []byte("two"), to)
+	if e := retried(first); e.Status != "EXCEPTION" || e.Steps[0].Error != "NOT_FOUND" || !strings.Contains(e.Steps[0].Message, "the file has changed") {
+		t.Errorf("the file is another one by now: %+v", e)
+	}
+	if e := retried(second); e.Status != "COMPLETED" {
+		t.Errorf("the second file is as it was: %+v", e)
+	}
+	if got := p.content("EFS:anna/copy"); string(got) != "two" {
+		t.Errorf("the copy is %q", got)
+	}
+	_, said, err := p.tryAWS("list-executions", "--workflow-id", p.execution(*second.ExecutionId).WorkflowId, "--debug")
+	if _, body, found := strings.Cut(said, "Response body:"); err != nil || !found || !strings.Contains(body, "EfsFileLocation") || strings.Contains(body, "Etag") {
+		t.Errorf("the API shows %v\n%s", err, body)
+	}
 }
 
 // TestStores: file systems by their ids, as the daemon and as users, beside buckets.

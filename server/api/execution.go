@@ -86,7 +86,7 @@ func (a *API) describeExecution(ctx context.Context, in describeExecutionRequest
 
 func describe(e workflow.Execution, logging *loggingConfiguration) describedExecution {
 	d := describedExecution{
-		ExecutionId: e.ExecutionId, InitialFileLocation: e.InitialFileLocation, ServiceMetadata: e.ServiceMetadata,
+		ExecutionId: e.ExecutionId, InitialFileLocation: e.InitialFileLocation.Shown(), ServiceMetadata: e.ServiceMetadata,
 		ExecutionRole: e.ExecutionRole, LoggingConfiguration: logging, Status: e.Status,
 		Transferd: ours{Trigger: e.Trigger, Evidence: e.Evidence, Began: server.Time{Time: e.Began}},
 	}
@@ -178,7 +178,7 @@ func (a *API) listExecutions(ctx context.Context, in listExecutionsRequest) (*li
 	out := &listExecutionsAnswer{NextToken: next, WorkflowId: in.WorkflowId, Executions: make([]listedExecution, 0, len(all))}
 	for _, e := range all {
 		out.Executions = append(out.Executions, listedExecution{
-			ExecutionId: e.ExecutionId, InitialFileLocation: e.InitialFileLocation, ServiceMetadata: e.ServiceMetadata, Status: e.Status,
+			ExecutionId: e.ExecutionId, InitialFileLocation: e.InitialFileLocation.Shown(), ServiceMetadata: e.ServiceMetadata, Status: e.Status,
 		})
 	}
 	return out, nil

@@ -197,7 +197,7 @@ func fileLocation(u session.Upload, v session.Verdict) workflow.FileLocation {
 	if at.Domain == "EFS" {
 		return workflow.FileLocation{EfsFileLocation: &workflow.EfsFileLocation{
 			FileSystemId: at.Store, Path: "/" + at.Name,
-		}}
+		}, EfsEtag: v.Object.ETag}
 	}
 	return workflow.FileLocation{S3FileLocation: &workflow.S3FileLocation{
 		Bucket: at.Store, Key: at.Name, VersionId: v.Object.VersionID, Etag: v.Object.ETag,

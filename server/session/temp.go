@@ -227,7 +227,7 @@ func (r *Recovery) recoverTemp(ctx context.Context, u Upload, c Commit) (Verdict
 	if !errors.Is(err, fs.ErrNotExist) {
 		return v, fmt.Errorf("look for the temporary name: %w", err)
 	}
-	info, err := b.Stat(ctx, c.Renaming.Name)
+	info, err := storage.Identify(ctx, b, c.Renaming.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return v, nil

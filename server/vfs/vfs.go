@@ -250,35 +250,49 @@ func (f *FS) remove(ctx context.Context, op, p string, dir bool) error {
 
 // Stat describes a file or directory. The name in it is the client's, not the store's.
 func (f *FS) Stat(ctx context.Context, p string) (fs.FileInfo, error) {
-	return f.stat(ctx, p, f.policy != nil)
-}
-
-// Inspect is Stat for whoever acts for the user and must know what stands at a path whether the user may know or not.
-// What it says is not for the client.
-func (f *FS) Inspect(ctx context.Context, p string) (fs.FileInfo, error) {
-	return f.stat(ctx, p, false)
-}
-
-func (f *FS) stat(ctx context.Context, p string, limited bool) (fs.FileInfo, error) {
-	at, err := f.resolve("stat", p)
-	if err != nil {
+	at, b, err := f.stored(ctx, p)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if at.kind == synthetic {
+	case b == nil:
 		return dirInfo(path.Base(at.client)), nil
-	}
-	b, err := f.backend(ctx, "stat", at)
-	if err != nil {
-		return nil, err
-	}
-	if limited {
+	case f.policy != nil:
 		return f.statLimited(ctx, b, at)
 	}
 	return f.statStore(ctx, b, at)
 }
 
+// Inspect is Stat for whoever acts for the user and must know what stands at a path whether the user may know or not,
+// and which file it is (storage.Identify). What it says is not for the client.
+func (f *FS) Inspect(ctx context.Context, p string) (fs.FileInfo, error) {
+	at, b, err := f.stored(ctx, p)
+	switch {
+	case err != nil:
+		return nil, err
+	case b == nil:
+		return dirInfo(path.Base(at.client)), nil
+	}
+	info, err := storage.Identify(ctx, b, at.name)
+	return f.described(ctx, b, at, info, err)
+}
+
+// stored is where a path lies; a synthetic directory has no backend.
+func (f *FS) stored(ctx context.Context, p string) (place, storage.Backend, error) {
+	at, err := f.resolve("stat", p)
+	if err != nil || at.kind == synthetic {
+		return at, nil, err
+	}
+	b, err := f.backend(ctx, "stat", at)
+	return at, b, err
+}
+
 func (f *FS) statStore(ctx context.Context, b storage.Backend, at place) (fs.FileInfo, error) {
 	info, err := b.Stat(ctx, at.name)
+	return f.described(ctx, b, at, info, err)
+}
+
+// described is what a store said of a place, as the client knows it.
+func (f *FS) described(ctx context.Context, b storage.Backend, at place, info fs.FileInfo, err error) (fs.FileInfo, error) {
 	if errors.Is(err, fs.ErrNotExist) && f.granted(ctx, b, at) {
 		return dirInfo(path.Base(at.client)), nil
 	}

@@ -20,14 +20,17 @@ func (s *Store) Copy(ctx context.Context, src, ifMatch string, to storage.Backen
 	if !ok {
 		return storage.Object{}, fail("copy", src, errors.ErrUnsupported)
 	}
-	if ifMatch != "" { // no file here has an ETag
-		return storage.Object{}, fail("copy", src, fmt.Errorf("ETag %q: %w", ifMatch, fs.ErrNotExist))
-	}
 	var source *os.File
 	var st unix.Stat_t
 	err := s.do(ctx, "copy", src, func() (err error) {
 		source, st, err = s.openFile(src, unix.O_RDONLY, 0)
-		return err
+		if err != nil {
+			return err
+		}
+		if is := etag(int(source.Fd()), &st); ifMatch != "" && is != "" && is != ifMatch {
+			return errors.Join(fmt.Errorf("ETag %q is not %q: %w", is, ifMatch, fs.ErrNotExist), source.Close())
+		}
+		return nil
 	})
 	if err != nil {
 		return storage.Object{}, err
@@ -49,6 +52,9 @@ func (s *Store) take(ctx context.Context, source *os.File, st unix.Stat_t, dst s
 		}
 		if same, err = u.mayTake(st, overwrite); err == nil && !same {
 			err = u.openTemp(u.temp, st.Mode&0o777, false)
+			if err == nil {
+				mark(int(u.file.Fd()), "")
+			}
 		}
 		if err != nil {
 			u.at.close()
@@ -60,7 +66,7 @@ func (s *Store) take(ctx context.Context, source *os.File, st unix.Stat_t, dst s
 	}
 	defer u.at.close()
 	if same {
-		return object(&st), nil
+		return object(int(source.Fd()), &st), nil
 	}
 	obj, err := u.fill(ctx, source, overwrite)
 	if err != nil {
@@ -109,7 +115,8 @@ func (u *upload) fill(ctx context.Context, source *os.File, overwrite bool) (sto
 	if err == nil && u.s.fs.cfg.Durable {
 		err = u.syncEntry()
 	}
-	return object(&st), errors.Join(err, u.file.Close())
+	obj := object(int(u.file.Fd()), &st)
+	return obj, errors.Join(err, u.file.Close())
 }
 
 // copyBytes copies a whole file; os.File lets the kernel do it where it can. It looks at ctx every 64 MiB.
@@ -184,5 +191,6 @@ func (s *Store) resumed(name string) (storage.Object, error) {
 	if s.fs.cfg.Durable {
 		err = file.Sync()
 	}
-	return object(&st), errors.Join(err, file.Close())
+	obj := object(int(file.Fd()), &st)
+	return obj, errors.Join(err, file.Close())
 }

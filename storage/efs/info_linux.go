@@ -63,11 +63,6 @@ func (i *info) Sys() any {
 	}
 }
 
-// object is a file as storage knows it. A file system has no ETags: the same inode may hold other bytes any time.
-func object(st *unix.Stat_t) storage.Object {
-	return storage.Object{Size: st.Size, ModTime: time.Unix(st.Mtim.Unix())}
-}
-
 // regular says why a thing is no file that can be read or written.
 func regular(st *unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {

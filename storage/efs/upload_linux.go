@@ -30,6 +30,7 @@ type upload struct {
 	made     bool // Create made what file is, so Abort may remove it
 	replaces bool // in place: the bytes that stand there are dropped with the first write, so only after the journal knows
 	wrote    bool
+	mark     string // what the file says of whose bytes it has; "" if it cannot
 	dev, ino uint64 // in place: which file it is
 }
 
@@ -211,6 +212,7 @@ func (u *upload) WriteAt(p []byte, off int64) (n int, err error) {
 		if err := u.replace(); err != nil {
 			return err
 		}
+		u.mark = mark(int(u.file.Fd()), u.opt.ID)
 		n, err = u.file.WriteAt(p, off)
 		return err
 	})
@@ -223,6 +225,14 @@ func (u *upload) replace() error {
 		return nil
 	}
 	return u.file.Truncate(0)
+}
+
+// empty is the end of an upload that wrote nothing.
+func (u *upload) empty() error {
+	if u.made || u.replaces {
+		u.mark = mark(int(u.file.Fd()), u.opt.ID)
+	}
+	return u.replace()
 }
 
 // Commit implements storage.Upload.
@@ -238,7 +248,7 @@ func (u *upload) Commit(context.Context) (storage.Object, error) {
 // finish makes the file what it is to be, and durable. It closes the file in any case. Without Durable that comes before
 // the rename: a network file system may tell only then of what went wrong (close(2)); with it fsync has told.
 func (u *upload) finish() (storage.Object, error) {
-	st, err := u.settle()
+	obj, err := u.settle()
 	durable := u.s.fs.cfg.Durable
 	if err != nil || !durable {
 		err = errors.Join(err, u.file.Close())
@@ -250,12 +260,12 @@ func (u *upload) finish() (storage.Object, error) {
 		err = u.s.as.do(u.show)
 	}
 	if !durable {
-		return object(&st), err
+		return obj, err
 	}
 	if err == nil && u.made {
 		err = u.syncEntry()
 	}
-	return object(&st), errors.Join(err, u.file.Close())
+	return obj, errors.Join(err, u.file.Close())
 }
 
 // show gives a hidden file its name.
@@ -267,22 +277,29 @@ func (u *upload) show() error {
 }
 
 // settle brings the file's bytes to where they stay, and describes it.
-func (u *upload) settle() (unix.Stat_t, error) {
+func (u *upload) settle() (storage.Object, error) {
 	if !u.wrote {
-		if err := u.s.as.do(u.replace); err != nil {
-			return unix.Stat_t{}, err
+		if err := u.s.as.do(u.empty); err != nil {
+			return storage.Object{}, err
 		}
 	}
 	if u.s.fs.cfg.Durable {
 		if err := u.file.Sync(); err != nil {
-			return unix.Stat_t{}, err
+			return storage.Object{}, err
 		}
 	}
 	st, err := stat(u.file)
 	if err == nil && st.Nlink == 0 {
 		err = fmt.Errorf("removed by somebody while it was written: %w", fs.ErrNotExist)
 	}
-	return st, err
+	if err != nil {
+		return storage.Object{}, err
+	}
+	obj := object(int(u.file.Fd()), &st)
+	if obj.ETag == "" && u.mark != "" { // a daemon that may not read what its users write
+		obj.ETag = marked(u.mark, &st)
+	}
+	return obj, nil
 }
 
 // syncEntry makes the file's entry in its directory durable. It is the daemon that opens the directory: a user may be

@@ -75,7 +75,7 @@ func (s *Copy) send(ctx context.Context, in *workflow.Input, from, to file, over
 // another ETag than its source, and so may have every object of an encrypted bucket. Then the bytes decide. A file that
 // somebody else put there with the very same bytes passes too, which does no harm.
 func madeBefore(ctx context.Context, from, to file) (made storage.Object, ours bool, err error) {
-	info, err := to.Backend.Stat(ctx, to.Name)
+	info, err := storage.Identify(ctx, to.Backend, to.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return made, false, nil
 	}

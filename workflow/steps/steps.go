@@ -51,6 +51,7 @@ func source(ctx context.Context, stores storage.Stores, in *workflow.Input) (fil
 	case from.EfsFileLocation != nil:
 		f.Location = storage.Location{Domain: efs, Store: from.EfsFileLocation.FileSystemId,
 			Name: strings.TrimPrefix(from.EfsFileLocation.Path, "/")}
+		f.ETag = from.EfsEtag
 	}
 	if f.Name == "" {
 		return f, bad("The step has no file to work on.")
@@ -115,9 +116,9 @@ func destination(in *workflow.Input, given *workflow.InputFileLocation, name str
 
 // unchanged makes sure that the file is there and still the one that was uploaded or made by an earlier step. AWS binds
 // steps to the ETag in the same way (https://docs.aws.amazon.com/transfer/latest/userguide/custom-step-details.html):
-// what a later upload put at the same name has its own execution. Stores without ETags cannot tell.
+// what a later upload put at the same name has its own execution. A file without an ETag cannot be told from another.
 func (f file) unchanged(ctx context.Context) (fs.FileInfo, error) {
-	info, err := f.Backend.Stat(ctx, f.Name)
+	info, err := storage.Identify(ctx, f.Backend, f.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -186,7 +186,7 @@ func sameAs(ctx context.Context, r io.Reader, f file) (storage.Object, error) {
 	if !same {
 		return storage.Object{}, fs.ErrExist
 	}
-	info, err := f.Backend.Stat(ctx, f.Name)
+	info, err := storage.Identify(ctx, f.Backend, f.Name)
 	if err != nil {
 		return storage.Object{}, err
 	}
@@ -215,7 +215,7 @@ func equal(a, b io.Reader) (bool, error) {
 // output is a file that a step has made.
 func (f file) output(o storage.Object) workflow.FileLocation {
 	if f.Domain == efs {
-		return workflow.FileLocation{EfsFileLocation: &workflow.EfsFileLocation{FileSystemId: f.Store, Path: "/" + f.Name}}
+		return workflow.FileLocation{EfsFileLocation: &workflow.EfsFileLocation{FileSystemId: f.Store, Path: "/" + f.Name}, EfsEtag: o.ETag}
 	}
 	return workflow.FileLocation{S3FileLocation: &workflow.S3FileLocation{
 		Bucket: f.Store, Key: f.Name, VersionId: o.VersionID, Etag: o.ETag,
