@@ -70,7 +70,9 @@ type configFile struct {
 	Secrets map[string]string `yaml:"secrets"`
 	// Who is told of uploads, downloads, renames and deletions. See docs/events.md.
 	Events eventsFile `yaml:"events"`
-	// The memory that all uploads together may use for parts on their way to S3. Uploads beyond it wait.
+	// The memory that the daemon may take, up to a thousand uploads to S3 at a time; half of it holds parts on their way, and
+	// uploads beyond that wait. A session that uploads takes 0.2 MiB, so more than a thousand need more. Below 512MiB only
+	// the parts are bounded by it: the daemon itself takes 300 MiB.
 	Buffers byteCount `yaml:"buffers"`
 	// When an upload is whole.
 	Uploads uploadsFile `yaml:"uploads"`
@@ -239,7 +241,7 @@ func defaultFile() configFile {
 		S3:      s3File{PathStyle: true, Retry: 30 * time.Second},
 		Buffers: 1 << 30, Uploads: defaultUploads(), Workers: 16, Drain: 10 * time.Second, Retention: 30 * 24 * time.Hour,
 		Throttle: throttleFile{ExecutionsBurst: 100},
-		Events:   eventsFile{Retention: eventRetention},
+		Events:   eventsFile{Retention: eventRetention, DeadRetention: deadRetention},
 		Log:      logFile{File: "-"},
 	}
 }

@@ -31,6 +31,8 @@ type eventsFile struct {
 	Sinks map[string]sinkFile `yaml:"sinks"`
 	// How long events are kept: to be sent to a sink that is away, and to be sent again by transferd events replay.
 	Retention time.Duration `yaml:"retention"`
+	// How long events are kept that were given up because a sink did not take them (keys tries and give_up of a sink).
+	DeadRetention time.Duration `yaml:"dead_retention"`
 }
 
 // sinkFile is one receiver of events.
@@ -68,7 +70,12 @@ type sinkFile struct {
 	Kinds []string `yaml:"kinds"`
 	// How long one delivery may take (default 10s).
 	Timeout time.Duration `yaml:"timeout"`
-	// How many deliveries may be under way at a time (default 8); 1 keeps the order of all events, not of each file's alone.
+	// How often an event is sent that the receiver refuses, as with a status of 400, before it is given up (default 10).
+	Tries int `yaml:"tries"`
+	// For how long an event is sent that fails otherwise while the receiver takes others, before it is given up (default 1h).
+	// While the receiver takes nothing, nothing is given up.
+	GiveUp time.Duration `yaml:"give_up"`
+	// How many deliveries may be under way at a time (default 8).
 	Parallel int `yaml:"parallel"`
 }
 
@@ -77,6 +84,7 @@ const (
 	envEventSecrets = "TRANSFERD_EVENT_SECRETS"
 
 	eventRetention = 7 * 24 * time.Hour
+	deadRetention  = 30 * 24 * time.Hour
 	eventTimeout   = 10 * time.Second
 	eventParallel  = 8
 	// fileBatch is how many events go to a file in one write.
@@ -115,6 +123,9 @@ func (f *configFile) judgeEvents(at yamlstrict.Lines) error {
 	if f.Events.Retention <= 0 {
 		errs = append(errs, at.At("events.retention", "must be more than 0"))
 	}
+	if f.Events.DeadRetention <= 0 {
+		errs = append(errs, at.At("events.dead_retention", "must be more than 0"))
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Events.Sinks)) {
 		for _, wrong := range f.Events.Sinks[name].judge(name) {
 			errs = append(errs, at.At("events.sinks."+name, wrong))
@@ -150,6 +161,8 @@ func (s sinkFile) judge(name string) []string {
 	require(s.Format == "" || s.Format == string(events.AWSShape) || s.Format == string(events.CloudEvents) && s.EventBridge == "", "format must be aws or, but for eventbridge, cloudevents")
 	require(!strings.HasPrefix(s.Source, "aws."), "source must not begin with aws.: EventBridge refuses it")
 	require(s.Timeout >= 0, "timeout must not be negative")
+	require(s.Tries >= 0, "tries must not be negative")
+	require(s.GiveUp >= 0, "give_up must not be negative")
 	require(s.Parallel >= 0 && s.Parallel <= 64, "parallel must be 1 to 64")
 	for _, kind := range s.Kinds {
 		_, is := eventKinds()[kind]
@@ -211,7 +224,8 @@ func (s sinkFile) target(name, region string) (events.Target, error) {
 	if err != nil {
 		return events.Target{}, fmt.Errorf("sink %s: ca: %w", name, err)
 	}
-	t := events.Target{Name: name, Parallel: cmp.Or(s.Parallel, eventParallel), Kinds: s.kinds()}
+	t := events.Target{Name: name, Parallel: cmp.Or(s.Parallel, eventParallel), Kinds: s.kinds(),
+		Tries: s.Tries, GiveUp: s.GiveUp}
 	shape, timeout := events.Shape(cmp.Or(s.Format, string(events.AWSShape))), cmp.Or(s.Timeout, eventTimeout)
 	client := events.NewClient(roots, t.Parallel)
 	switch {
@@ -338,7 +352,7 @@ func (d *daemon) wireEvents(ctx context.Context) error {
 	if err := d.db.Sinks(ctx, d.cfg.sinkNames()); err != nil {
 		return err
 	}
-	cfg := events.Config{Outbox: d.db, Log: d.log, Registerer: d.registry, Now: time.Now}
+	cfg := events.Config{Outbox: d.db, Dead: d.db, Log: d.log, Registerer: d.registry, Now: time.Now}
 	for _, name := range d.cfg.sinkNames() {
 		t, err := d.cfg.Events.Sinks[name].target(name, d.cfg.Realm.Region)
 		if err != nil {
@@ -383,6 +397,9 @@ func (d *daemon) sendEvents(ctx context.Context) {
 			d.log.Error("events were forgotten that a sink has never had: it was away for too long", "sink", sink, "events", n, "retention", d.cfg.Events.Retention.String())
 			d.events.Lost(sink, n)
 		}
+		if _, err := d.db.PruneDead(ctx, time.Now().Add(-d.cfg.Events.DeadRetention)); err != nil && ctx.Err() == nil {
+			d.log.Error("old events that were given up cannot be forgotten: trying again later", "error", err.Error())
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -393,7 +410,7 @@ func (d *daemon) sendEvents(ctx context.Context) {
 
 // loadEvents reads a file that holds nothing but the key events, for dev mode; "" is none.
 func loadEvents(name string, getenv func(string) string) (eventsFile, error) {
-	f := configFile{Events: eventsFile{Retention: eventRetention}}
+	f := configFile{Events: eventsFile{Retention: eventRetention, DeadRetention: deadRetention}}
 	if name == "" {
 		return f.Events, nil
 	}

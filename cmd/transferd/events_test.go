@@ -26,7 +26,8 @@ type hook struct {
 	t *testing.T
 
 	mu     sync.Mutex
-	closed bool // it answers 503
+	closed bool   // it answers 503
+	never  string // it answers 422 to events about this path
 	ids    []string
 	refuse int
 }
@@ -67,7 +68,18 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
+	if h.never != "" && e.Data.Path == h.never {
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		return
+	}
 	h.ids = append(h.ids, e.ID)
+}
+
+// refuseFor has the hook refuse events about a path from now on; "" takes all.
+func (h *hook) refuseFor(path string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.never = path
 }
 
 func (h *hook) open() {
@@ -91,7 +103,7 @@ func eventsOf(t *testing.T, h *hook) (config, lines string) {
 	config = filepath.Join(dir, "events.yaml")
 	text := fmt.Sprintf(`events:
   sinks:
-    hook: {url: %q, secret: %s, ca: %q, format: cloudevents}
+    hook: {url: %q, secret: %s, ca: %q, format: cloudevents, tries: 2}
     lines: {file: %q}
 `, h.URL, hookSecret, ca, lines)
 	for name, b := range map[string][]byte{
@@ -207,6 +219,48 @@ func TestEvents(t *testing.T) {
 		return json.Unmarshal([]byte(shown), &sinks) == nil && len(sinks) == 2 && sinks[0].Backlog+sinks[1].Backlog == 0
 	})
 	p.stop()
+}
+
+// TestEventsRefused: a receiver refuses the events about one file for ever. They are given up and can be seen; the others
+// arrive, also those about that file once it takes them, and what was given up when somebody asks for it.
+func TestEventsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHook(t, false)
+	config, lines := eventsOf(t, h)
+	p := startDaemon(t, startOptions{args: []string{"-events", config}})
+	name, _ := file(t, 100)
+	h.refuseFor("/dev-bucket/bad")
+	p.sftp("put \"" + name + "\" bad\nput \"" + name + "\" good\n")
+	var dead []deadView
+	p.await("one is given up", func() bool {
+		shown, _, code := p.transferd("events", "--dead", "--json")
+		return code == 0 && json.Unmarshal([]byte(shown), &dead) == nil && len(dead) == 1
+	})
+	if d := dead[0]; d.Sink != "hook" || d.Tries != 2 || !strings.Contains(d.Reason, "status 422") || d.Event.Detail.FilePath != "/dev-bucket/bad" {
+		t.Errorf("given up: %+v", d)
+	}
+	if shown, _, _ := p.transferd("events", "--dead"); strings.Count(shown, "\n") != 2 || !strings.Contains(shown, dead[0].Event.ID) {
+		t.Errorf("transferd events --dead prints\n%s", shown)
+	}
+	h.refuseFor("")
+	p.sftp("rm bad\n")
+	p.await("the others have arrived", func() bool { return len(h.got()) == 2 && len(readEvents(t, lines)) == 3 })
+	shown, stderr, code := p.transferd("events", "replay", "-sink", "hook", "-dead", "-event", dead[0].Event.ID)
+	if code != 0 || !strings.HasPrefix(shown, "1 events") {
+		t.Errorf("replay: status %d, %s%s", code, shown, stderr)
+	}
+	p.await("it has arrived", func() bool { got := h.got(); return len(got) == 3 && got[2] == dead[0].Event.ID })
+	for _, c := range []struct {
+		args []string
+		code int
+	}{
+		{[]string{"replay", "-sink", "hook", "-dead", "-event", "nothing"}, 1}, {[]string{"forget", "-sink", "nobody"}, 1},
+		{[]string{"forget", "-sink", "hook"}, 0}, {[]string{"forget"}, 2}, {[]string{"replay", "-sink", "hook", "-dead", "-since", "1h"}, 2},
+	} {
+		if shown, stderr, code := p.transferd(append([]string{"events"}, c.args...)...); code != c.code {
+			t.Errorf("%v: status %d, %s%s", c.args, code, shown, stderr)
+		}
+	}
 }
 
 // TestEventsKilled: the daemon is killed -9 right after the verdict is committed, while the receiver is away. The event is

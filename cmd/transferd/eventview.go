@@ -28,13 +28,27 @@ type sinkView struct {
 	Sink    string
 	Backlog int64
 	Oldest  *time.Time `json:",omitempty"` // when the first event was made that the sink has not had
+	Dead    int64      // given up
+}
+
+// deadView is a row of `transferd events --dead`.
+type deadView struct {
+	Sink   string
+	Number int64
+	Died   time.Time
+	Tries  int
+	Reason string
+	Event  events.Event
 }
 
 const eventsAbout = `transferd events: what is told of files, as it stands in a running daemon's outbox: uploads, downloads, renames and so on.
 Nothing is kept there while the configuration names no sink.` + localAbout + `
 
+  transferd events --dead                           what was given up because a sink did not take it, and why
   transferd events sinks                            what each sink has still to be sent
   transferd events replay -sink NAME -since WHEN    send a sink again what it has had since then; its events keep their ids
+  transferd events replay -sink NAME -dead          send a sink once more what was given up; -event ID: that one alone
+  transferd events forget -sink NAME                forget what was given up; -event ID: that one alone
 
 WHEN is a time such as 2026-01-31T12:00:00Z, or how long ago, such as 2h.
 
@@ -47,6 +61,9 @@ func runEvents(ctx context.Context, p process, args []string) error {
 	if len(args) > 0 && args[0] == "replay" {
 		return runReplay(ctx, p, args[1:])
 	}
+	if len(args) > 0 && args[0] == "forget" {
+		return runForget(ctx, p, args[1:])
+	}
 	if len(args) > 0 && args[0] == "sinks" {
 		return runSinks(ctx, p, args[1:])
 	}
@@ -55,8 +72,12 @@ func runEvents(ctx context.Context, p process, args []string) error {
 	asJSON := fs.Bool("json", false, "print events as sinks get them, one a line")
 	tail := fs.Bool("tail", false, "print new ones as they come, until Ctrl-C")
 	n := fs.Int("n", 20, "how many of the latest are printed first")
+	dead := fs.Bool("dead", false, "print the events that were given up instead")
 	if err := parse(fs, args); err != nil {
 		return err
+	}
+	if *dead {
+		return showDead(ctx, p, *at, *asJSON)
 	}
 	where := strings.TrimSuffix(*at, "/") + "/debug/events?"
 	if !*asJSON {
@@ -100,13 +121,35 @@ func printEvent(w io.Writer, e eventView, asJSON bool) error {
 		enc.SetEscapeHTML(false)
 		return enc.Encode(e.Event)
 	}
-	d := e.Event.Detail
-	file := d.FilePath + d.DirectoryPath
-	if d.RenamedPath != "" {
-		file = d.OriginalPath + " -> " + d.RenamedPath
-	}
-	_, err := fmt.Fprintf(w, eventLine, e.Number, e.Event.Time.Format(time.RFC3339), e.Event.DetailType, d.Username, strconv.Quote(file))
+	_, err := fmt.Fprintf(w, eventLine, e.Number, e.Event.Time.Format(time.RFC3339), e.Event.DetailType, e.Event.Detail.Username, fileOf(e.Event))
 	return err
+}
+
+// fileOf is what an event is about, for people.
+func fileOf(e events.Event) string {
+	d := e.Detail
+	if d.RenamedPath != "" {
+		return strconv.Quote(d.OriginalPath + " -> " + d.RenamedPath)
+	}
+	return strconv.Quote(d.FilePath + d.DirectoryPath)
+}
+
+// showDead prints what was given up.
+func showDead(ctx context.Context, p process, at string, asJSON bool) error {
+	f := viewFlags{json: asJSON}
+	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) {
+		var dead []deadView
+		if err := getJSON(ctx, strings.TrimSuffix(at, "/")+"/debug/events/dead", &dead); err != nil {
+			return view{}, err
+		}
+		v := view{data: dead, headline: "SINK\tGIVEN UP\tTRIES\tEVENT\tFILE\tID\tREASON"}
+		for _, d := range dead {
+			v.rows = append(v.rows, []string{
+				d.Sink, d.Died.Format(time.RFC3339), strconv.Itoa(d.Tries), d.Event.DetailType, fileOf(d.Event), d.Event.ID, d.Reason,
+			})
+		}
+		return v, nil
+	})
 }
 
 func runSinks(ctx context.Context, p process, args []string) error {
@@ -120,13 +163,13 @@ func runSinks(ctx context.Context, p process, args []string) error {
 		if err := getJSON(ctx, strings.TrimSuffix(*at, "/")+"/debug/events/sinks", &sinks); err != nil {
 			return view{}, err
 		}
-		v := view{data: sinks, headline: "SINK\tBACKLOG\tOLDEST"}
+		v := view{data: sinks, headline: "SINK\tBACKLOG\tOLDEST\tDEAD"}
 		for _, s := range sinks {
 			oldest := "-"
 			if s.Oldest != nil {
 				oldest = s.Oldest.Format(time.RFC3339)
 			}
-			v.rows = append(v.rows, []string{s.Sink, strconv.FormatInt(s.Backlog, 10), oldest})
+			v.rows = append(v.rows, []string{s.Sink, strconv.FormatInt(s.Backlog, 10), oldest, strconv.FormatInt(s.Dead, 10)})
 		}
 		return v, nil
 	})
@@ -137,20 +180,47 @@ func runReplay(ctx context.Context, p process, args []string) error {
 	at := metricsFlag(fs)
 	sink := fs.String("sink", "", "the sink's `name`")
 	since := fs.String("since", "", "`WHEN` the first event was made that is sent again")
+	dead := fs.Bool("dead", false, "send what was given up")
+	event := fs.String("event", "", "with -dead, the `id` of the only event to send")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
+	ask := url.Values{"sink": {*sink}}
 	from, err := moment(*since, time.Now())
-	if err != nil || *sink == "" {
-		fmt.Fprintln(p.stderr, "give -sink NAME and -since with a time such as 2026-01-31T12:00:00Z, or how long ago, such as 2h")
+	switch {
+	case *sink != "" && *dead && *since == "":
+		ask.Set("event", *event)
+	case *sink != "" && !*dead && *event == "" && err == nil:
+		ask.Set("since", from.Format(time.RFC3339Nano))
+	default:
+		fmt.Fprintln(p.stderr, "give -sink NAME and either -dead or -since with a time such as 2026-01-31T12:00:00Z, or how long ago, such as 2h")
 		return errUsage
 	}
-	ask := url.Values{"sink": {*sink}, "since": {from.Format(time.RFC3339Nano)}}
 	answer, err := put(ctx, strings.TrimSuffix(*at, "/")+"/debug/events/replay?"+ask.Encode())
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(p.stdout, "%s events are on their way to %s\n", answer, *sink)
+	return nil
+}
+
+func runForget(ctx context.Context, p process, args []string) error {
+	fs := newFlags(p, "events forget", eventsAbout)
+	at := metricsFlag(fs)
+	sink := fs.String("sink", "", "the sink's `name`")
+	event := fs.String("event", "", "the `id` of the only event to forget")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	if *sink == "" {
+		fmt.Fprintln(p.stderr, "give -sink NAME")
+		return errUsage
+	}
+	answer, err := put(ctx, strings.TrimSuffix(*at, "/")+"/debug/events/forget?"+url.Values{"sink": {*sink}, "event": {*event}}.Encode())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.stdout, "%s events are forgotten that %s did not take\n", answer, *sink)
 	return nil
 }
 
@@ -229,7 +299,7 @@ func (d *daemon) debugSinks(w http.ResponseWriter, r *http.Request) {
 	}
 	views := []sinkView{}
 	for _, b := range all {
-		v := sinkView{Sink: b.Sink, Backlog: b.Events}
+		v := sinkView{Sink: b.Sink, Backlog: b.Events, Dead: b.Dead}
 		if !b.Oldest.IsZero() {
 			v.Oldest = &b.Oldest
 		}
@@ -238,15 +308,46 @@ func (d *daemon) debugSinks(w http.ResponseWriter, r *http.Request) {
 	d.answerJSON(w, views)
 }
 
-func (d *daemon) debugReplay(w http.ResponseWriter, r *http.Request) {
-	since, err := time.Parse(time.RFC3339Nano, r.URL.Query().Get("since"))
+// debugDead tells what was given up.
+func (d *daemon) debugDead(w http.ResponseWriter, r *http.Request) {
+	dead, err := d.db.DeadEvents(r.Context(), maxEventsShown)
 	if err != nil {
-		http.Error(w, "since is no time", http.StatusBadRequest)
+		d.refuseDebug(w, "read events that were given up", err)
 		return
 	}
-	n, err := d.db.Replay(r.Context(), r.URL.Query().Get("sink"), since)
+	views := []deadView{}
+	for _, one := range dead {
+		views = append(views, deadView{one.Sink, one.Event.Number, one.Died, one.Tries, one.Reason, one.Event})
+	}
+	d.answerJSON(w, views)
+}
+
+// debugReplay sends a sink again what it has had since a time; without one, what was given up.
+func (d *daemon) debugReplay(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var n int64
+	since, err := time.Parse(time.RFC3339Nano, q.Get("since"))
+	switch {
+	case !q.Has("since"):
+		n, err = d.db.Revive(r.Context(), q.Get("sink"), q.Get("event"))
+	case err != nil:
+		http.Error(w, "since is no time", http.StatusBadRequest)
+		return
+	default:
+		n, err = d.db.Replay(r.Context(), q.Get("sink"), since)
+	}
 	if err != nil {
 		d.refuseDebug(w, "replay events", err)
+		return
+	}
+	fmt.Fprintln(w, n)
+}
+
+// debugForget forgets what was given up.
+func (d *daemon) debugForget(w http.ResponseWriter, r *http.Request) {
+	n, err := d.db.ForgetDead(r.Context(), r.URL.Query().Get("sink"), r.URL.Query().Get("event"))
+	if err != nil {
+		d.refuseDebug(w, "forget events that were given up", err)
 		return
 	}
 	fmt.Fprintln(w, n)

@@ -212,6 +212,9 @@ func (d *DB) Backlogs(ctx context.Context, sinks []string) ([]events.Backlog, er
 			return nil, fmt.Errorf("backlog of sink %s: %w", name, err)
 		}
 		b.Oldest = fromMillis(oldest)
+		if err := d.reader().QueryRow(ctx, `SELECT COUNT(*) FROM event_dead WHERE sink = $1`, name).Scan(&b.Dead); err != nil {
+			return nil, fmt.Errorf("dead events of sink %s: %w", name, err)
+		}
 		all = append(all, b)
 	}
 	return all, nil
@@ -228,6 +231,11 @@ func (d *DB) Replay(ctx context.Context, sink string, since time.Time) (count in
 			err = &server.NotFoundError{ResourceType: "Sink", Resource: sink}
 		}
 		if err != nil {
+			return err
+		}
+		// Those that were given up are among them: they have the sink before them once more.
+		if _, err := tx.Exec(ctx, `DELETE FROM event_dead WHERE sink = $1 AND number > (SELECT sent FROM event_sinks WHERE name = $1)`,
+			sink); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, `SELECT `+lastNumber+` - sent FROM event_sinks WHERE name = $1`, sink).Scan(&count)

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/xml"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -127,10 +129,43 @@ func (a *AWS) eventBridge(ctx context.Context, e Event) error {
 	if err := json.Unmarshal(answer, &out); err != nil {
 		return fmt.Errorf("the answer of PutEvents: %w", err)
 	}
-	if out.FailedEntryCount > 0 {
-		return fmt.Errorf("PutEvents refused the event: %v", out.Entries)
+	if out.FailedEntryCount == 0 {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("PutEvents did not take the event: %v", out.Entries)
+	if len(out.Entries) > 0 && refusedCode(out.Entries[0].ErrorCode) {
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return err
+}
+
+// refusedCode says whether an error of AWS is about the event itself, so that another try will have the same answer: of SQS's
+// SendMessage, SNS's Publish and EventBridge's PutEvents, with what is common to all of AWS. Everything else (throttling,
+// credentials, a queue that is not there) somebody may see to.
+func refusedCode(code string) bool {
+	switch code[strings.LastIndexByte(code, '#')+1:] {
+	case "InvalidMessageContents", "InvalidParameterValue", "InvalidParameterValueException", "InvalidParameter", "InvalidParameterException",
+		"ParameterValueInvalid", "ValidationException", "ValidationError", "MalformedDetail", "InvalidArgument", "MessageTooLong":
+		return true
+	}
+	return false
+}
+
+// errorCode is what an answer of AWS calls its error: in JSON (AWS JSON 1.0 and 1.1) or in XML (the query protocol).
+func errorCode(body []byte) string {
+	var j struct {
+		Type string `json:"__type"`
+	}
+	if json.Unmarshal(body, &j) == nil {
+		return j.Type
+	}
+	var x struct {
+		Code string `xml:"Error>Code"`
+	}
+	if xml.Unmarshal(body, &x) != nil {
+		return ""
+	}
+	return x.Code
 }
 
 func (a *AWS) json(ctx context.Context, contentType, target string, message any) ([]byte, error) {
@@ -160,7 +195,12 @@ func (a *AWS) call(ctx context.Context, contentType, target string, body []byte)
 	if err := v4.NewSigner().SignHTTP(ctx, keys, req, hex.EncodeToString(sum[:]), string(a.Service), a.Region, a.Now()); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return do(a.Client, req)
+	answer, err := do(a.Client, req)
+	var status *statusError
+	if errors.As(err, &status) && (status.status == http.StatusRequestEntityTooLarge || refusedCode(errorCode(status.body))) {
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return answer, err
 }
 
 // endpoint is where the calls go. A queue's URL tells by itself.

@@ -18,11 +18,24 @@ type Position struct{ Sent, Turn int64 }
 // ErrMoved is Advance's answer when the position is another's by now: sent back for a replay, or another process sends.
 var ErrMoved = errors.New("the sink's position was changed by somebody else")
 
+// ErrRefused is a Sink's answer that a receiver will not take an event, however often it is asked.
+var ErrRefused = errors.New("the receiver refuses it")
+
 // Backlog is how much of the outbox a sink has not had.
 type Backlog struct {
 	Sink   string
 	Events int64
 	Oldest time.Time // when the first of them was made; zero if there is none
+	Dead   int64     // given up, and not among Events
+}
+
+// Dead is an event that was given up for a sink.
+type Dead struct {
+	Sink   string
+	Event  Event
+	Died   time.Time
+	Tries  int
+	Reason string // of the last one
 }
 
 // Outbox is where events wait. Several processes may share it: one at a time sends to a sink.
@@ -41,6 +54,18 @@ type Outbox interface {
 	Told() (<-chan struct{}, func())
 }
 
+// DeadLetters is where events are that were given up, until somebody has them sent again.
+type DeadLetters interface {
+	// Bury keeps an event as dead; ErrMoved if its sink is not this process's any more.
+	Bury(ctx context.Context, at Position, d Dead) error
+	// Buried lists the numbers of a sink's dead events that the sink has still before it.
+	Buried(ctx context.Context, sink string, after int64) ([]int64, error)
+	// Revived lists dead events that are to be sent again.
+	Revived(ctx context.Context, sink string) ([]Event, error)
+	// Arrived forgets a dead event: the sink has it.
+	Arrived(ctx context.Context, sink string, number int64) error
+}
+
 // Sink is a receiver. Send sends events in their order and tells how many have arrived for sure: all, if there is no error.
 type Sink interface {
 	Send(ctx context.Context, events []Event) (sent int, err error)
@@ -54,6 +79,11 @@ type Target struct {
 	Kinds []Kind
 	// Parallel is how many events are under way at a time. Those about one file never are. Default 1.
 	Parallel int
+	// Tries is how often an event is sent that the receiver refuses (ErrRefused) before it is given up. Default 10.
+	Tries int
+	// GiveUp is for how long an event is sent that fails otherwise, while the receiver takes others. Default 1 hour. A
+	// receiver that takes nothing is away: then nothing is given up.
+	GiveUp time.Duration
 	// Batch is how many events go into one Send, when Parallel is 1. Default 1.
 	Batch int
 }
@@ -61,6 +91,7 @@ type Target struct {
 // Config is what delivery works with.
 type Config struct {
 	Outbox     Outbox
+	Dead       DeadLetters
 	Targets    []Target
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
@@ -112,6 +143,7 @@ func (d *Delivery) Run(ctx context.Context) {
 		if t.Parallel > 1 {
 			t.Batch = 1
 		}
+		t.Tries, t.GiveUp = cmp.Or(t.Tries, 10), cmp.Or(t.GiveUp, time.Hour)
 		s := &sender{cfg: &d.cfg, target: t, metrics: d.metrics, log: d.cfg.Log.With("sink", t.Name),
 			results: make(chan result)}
 		all.Go(func() { s.run(ctx) })

@@ -157,7 +157,7 @@ func (r *receiver) target(name string, parallel int) events.Target {
 func deliver(t *testing.T, d *db.DB, reg prometheus.Registerer, targets ...events.Target) (stop func()) {
 	t.Helper()
 	dv, err := events.New(events.Config{
-		Outbox: d, Targets: targets, Registerer: reg, Poll: 100 * time.Millisecond, Grace: 100 * time.Millisecond,
+		Outbox: d, Dead: d, Targets: targets, Registerer: reg, Poll: 100 * time.Millisecond, Grace: 100 * time.Millisecond,
 		Backoff: func(int) time.Duration { return 5 * time.Millisecond },
 	})
 	if err != nil {

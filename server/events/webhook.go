@@ -26,7 +26,8 @@ const (
 	EventHeader = "Transferd-Event-Id"
 )
 
-// Webhook posts events to a URL, one a request. Any status of 2xx is an arrival, everything else is tried again.
+// Webhook posts events to a URL, one a request. Any status of 2xx is an arrival, everything else is tried again; those of
+// refusedStatus not for ever.
 type Webhook struct {
 	URL     string
 	Secret  []byte // signs the posts; empty: they are not signed
@@ -64,7 +65,23 @@ func (w *Webhook) post(ctx context.Context, e Event) error {
 		req.Header.Set(SignatureHeader, Sign(w.Secret, w.Now(), body))
 	}
 	_, err = do(w.Client, req)
+	var answer *statusError
+	if errors.As(err, &answer) && refusedStatus(answer.status) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
 	return err
+}
+
+// refusedStatus says whether a status is about the event itself, so that another try will have the same answer (RFC 9110,
+// 15.5, RFC 6585, 5). Those about who asks, where and how often (401, 403, 404, 405, 408, 409, 421, 423, 425, 429) somebody
+// may see to.
+func refusedStatus(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotAcceptable, http.StatusGone, http.StatusRequestEntityTooLarge,
+		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge:
+		return true
+	}
+	return false
 }
 
 // Sign is the value of SignatureHeader.
@@ -88,13 +105,21 @@ func do(c *http.Client, req *http.Request) (answer []byte, err error) {
 	defer func() { err = errors.Join(err, res.Body.Close()) }()
 	answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if res.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("status %d: %.200q", res.StatusCode, answer)
+		return nil, &statusError{res.StatusCode, answer}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the answer: %w", plain(err))
 	}
 	return answer, nil
 }
+
+// statusError is an answer that is no arrival.
+type statusError struct {
+	status int
+	body   []byte
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("status %d: %.200q", e.status, e.body) }
 
 // plain is an error without the URL, which may hold a secret.
 func plain(err error) error {
