@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,12 +57,18 @@ type run struct {
 	in    *Input
 	began time.Time
 	wait  *Wait // of this attempt, if its step waits for a callback
+
+	first   int  // the number of the piece's first attempt
+	planned bool // the attempt is neither the step's first one nor a repeat: it goes on where another piece ended
 }
 
 // Run does the job: one attempt at one step. nil means that the job is over, because the step's result is committed, or
 // its function has been called and will call back, or because it was not the execution's current job; an error means
 // that the job must come again.
 func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
+	if job.Remains != (Remains{}) {
+		return e.drop(ctx, job)
+	}
 	x, err := e.cfg.Executions.Execution(ctx, job.Execution)
 	if err != nil {
 		return fmt.Errorf("read execution %s: %w", job.Execution, err)
@@ -76,23 +83,29 @@ func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 	case x.Wait != nil && x.Wait.Called: // an earlier attempt has done all but end its job
 		return e.called(ctx, r, x.Wait, advance)
 	}
+	since := r.began
+	r.takeUp()
 	e.begin(ctx, r)
 
 	cause := e.attempt(ctx, r, advance)
 	if errors.Is(cause, ErrStale) {
 		return nil
 	}
+	now := e.cfg.Now()
+	if more, ok := errors.AsType[*Continue](cause); ok {
+		e.metrics.step(r.spec, resultContinued, now.Sub(since))
+		return e.goOn(ctx, r, more.State, advance)
+	}
 	if cause == nil && r.wait != nil {
 		return e.called(ctx, r, r.wait, advance)
 	}
-	took := e.cfg.Now().Sub(r.began)
 	// A step that was cut off because the process stops has not failed: its job comes again, the last one too.
 	stopped := errors.Is(ctx.Err(), context.Canceled)
 	if cause != nil && Retriable(cause) && (stopped || !job.Last) {
-		e.metrics.step(r.spec, resultRetry, took)
+		e.metrics.step(r.spec, resultRetry, now.Sub(since))
 		return fmt.Errorf("execution %s, %s step %d: %w", job.Execution, job.Phase, job.Step, cause)
 	}
-	return e.finish(ctx, r, cause, r.began.Add(took), advance)
+	return e.finish(ctx, r, cause, now, advance)
 }
 
 // finish commits how a step ended, and tells it.
@@ -124,7 +137,7 @@ func commit(ctx context.Context, t Transition, advance Advance) (bool, error) {
 // their results.
 func current(x Execution, job Job) bool {
 	switch {
-	case job.Expire && x.Wait == nil:
+	case job.Expire && x.Wait == nil, job.Piece != x.piece():
 		return false
 	case x.Status == InProgress && job.Phase == Nominal:
 		return job.Step == len(x.Results.Steps)
@@ -132,6 +145,14 @@ func current(x Execution, job Job) bool {
 		return job.Step == len(x.Results.OnExceptionSteps)
 	}
 	return false
+}
+
+// piece is the current one of the current step.
+func (x Execution) piece() int {
+	if x.Progress == nil {
+		return 0
+	}
+	return x.Progress.Piece
 }
 
 func (p Plan) steps(phase Phase) []StepSpec {
@@ -143,7 +164,7 @@ func (p Plan) steps(phase Phase) []StepSpec {
 
 // begin tells that an execution begins, once unless the process dies before the first attempt.
 func (e *Engine) begin(ctx context.Context, r *run) {
-	if r.job.Phase == Nominal && r.job.Step == 0 && r.job.Attempt <= 1 {
+	if r.job.Phase == Nominal && r.job.Step == 0 && r.job.Attempt <= 1 && !r.planned {
 		e.metrics.started.WithLabelValues(string(r.x.Trigger)).Inc()
 		e.logExecution(ctx, slog.LevelInfo, "ExecutionStarted", r.x)
 	}
@@ -164,6 +185,7 @@ func (e *Engine) attempt(ctx context.Context, r *run, advance Advance) error {
 	in.Await = func(ctx context.Context, timeout time.Duration) (Wait, error) {
 		return e.await(ctx, r, timeout, advance)
 	}
+	in.Save = func(ctx context.Context, state json.RawMessage) error { return e.save(ctx, r, state, advance) }
 	e.logStepStarted(ctx, r)
 	step, ok := e.cfg.Steps[r.spec.Type]
 	if !ok {
@@ -171,7 +193,10 @@ func (e *Engine) attempt(ctx context.Context, r *run, advance Advance) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, e.cfg.StepTimeout)
 	defer cancel()
-	err = guarded(bounded, step, in)
+	err = guarded(func() error { return step.Run(bounded, in) })
+	if _, more := errors.AsType[*Continue](err); more {
+		return err
+	}
 	if err != nil && r.wait != nil && !e.cfg.Now().Before(r.wait.Until) {
 		return unanswered(*r.wait, err)
 	}
@@ -183,13 +208,13 @@ func (e *Engine) attempt(ctx context.Context, r *run, advance Advance) error {
 }
 
 // guarded runs a step so that its panic is its own error and nobody else's. Another attempt would panic again.
-func guarded(ctx context.Context, step Step, in *Input) (err error) {
+func guarded(run func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: panic: %v\n%s", ErrPermanent, p, debug.Stack())
 		}
 	}()
-	return step.Run(ctx, in)
+	return run()
 }
 
 // transition is what the attempt changes, where cause is nil or why the step failed for good.

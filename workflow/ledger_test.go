@@ -27,6 +27,8 @@ type ledger struct {
 	job map[workflow.ExecutionID]workflow.Job
 	// called are the executions that wait and whose job is over.
 	called map[workflow.ExecutionID]bool
+	// remains are the jobs that remove what steps left.
+	remains []workflow.Job
 	// maxAttempts marks the last delivery.
 	maxAttempts int
 	// die, if set, is asked before and after a commit.
@@ -81,7 +83,7 @@ func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
 	}
 	id := t.From.Execution
 	job, ok := l.job[id]
-	if !ok || job.Phase != t.From.Phase || job.Step != t.From.Step {
+	if !ok || job.Phase != t.From.Phase || job.Step != t.From.Step || job.Piece != t.From.Piece {
 		return workflow.ErrStale
 	}
 	if l.die != nil && l.die() {
@@ -91,11 +93,18 @@ func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
 	if t.Wait != nil {
 		return l.await(x, t)
 	}
+	if t.Progress != nil {
+		return l.progress(x, t)
+	}
 	if t.From.Expire && x.Wait == nil {
 		return workflow.ErrStale
 	}
 	l.check(t)
-	x.Wait = nil
+	if x.Progress != nil && t.Result.Error != nil {
+		job.Remains, job.Attempt = workflow.Remains{StepType: t.Result.StepType, State: string(x.Progress.State)}, 1
+		l.remains = append(l.remains, job)
+	}
+	x.Wait, x.Progress = nil, nil
 	if t.From.Phase == workflow.Nominal {
 		x.Results.Steps = append(x.Results.Steps, t.Result)
 	} else {
@@ -112,6 +121,28 @@ func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
 	}
 	delete(l.called, id)
 	l.x[id] = x
+	if l.die != nil && l.die() {
+		return errCrash
+	}
+	return nil
+}
+
+// progress does what a transition with a state asks for.
+func (l *ledger) progress(x workflow.Execution, t workflow.Transition) error {
+	l.t.Helper()
+	id, p := x.ExecutionId, *t.Progress
+	x.Progress = &p
+	l.x[id] = x
+	if t.Next != nil {
+		want := t.From
+		want.Piece, want.Attempt, want.Last = want.Piece+1, 1, false
+		if *t.Next != want || p.Piece != want.Piece {
+			l.t.Errorf("after %+v comes %+v with progress %+v", t.From, *t.Next, p)
+		}
+		next := *t.Next
+		next.Attempt = 0
+		l.job[id] = next
+	}
 	if l.die != nil && l.die() {
 		return errCrash
 	}

@@ -61,7 +61,11 @@ func (e *Engine) logExecution(ctx context.Context, level slog.Level, kind string
 }
 
 func (e *Engine) logStepStarted(ctx context.Context, r *run) {
-	e.logStep(ctx, slog.LevelInfo, "StepStarted", r, stepDetails{Input: &eventInput{FileLocation: located(r.in.Source)}})
+	kind := "StepStarted"
+	if r.planned {
+		kind = "StepContinued" // not AWS's
+	}
+	e.logStep(ctx, slog.LevelInfo, kind, r, stepDetails{Input: &eventInput{FileLocation: located(r.in.Source)}})
 }
 
 // logInvoked tells of a custom step about to call its function. The token stands in it, as in AWS's own log; it is worth
@@ -92,6 +96,9 @@ func (e *Engine) logStepEnded(ctx context.Context, r *run, result StepResult, ca
 func (e *Engine) logStep(ctx context.Context, level slog.Level, kind string, r *run, d stepDetails, more ...slog.Attr) {
 	d.StepType, d.StepName = r.spec.Type, r.spec.Name()
 	more = append(more, slog.String("phase", string(r.job.Phase)), slog.Int("attempt", r.job.Attempt))
+	if r.job.Piece > 0 {
+		more = append(more, slog.Int("piece", r.job.Piece))
+	}
 	e.event(ctx, level, kind, r.x, d, more...)
 }
 

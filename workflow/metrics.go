@@ -13,10 +13,11 @@ type metrics struct {
 	callback *prometheus.CounterVec
 }
 
-// resultOK and resultRetry stand beside the error types in the label result.
+// These stand beside the error types in the label result.
 const (
-	resultOK    = "OK"
-	resultRetry = "RETRY"
+	resultOK        = "OK"
+	resultRetry     = "RETRY"
+	resultContinued = "CONTINUED"
 )
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -31,7 +32,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"trigger", "status"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "transferd_step_duration_seconds",
-			Help: "How long an attempt at a step took, by step type and result: OK, RETRY or the error type.",
+			Help: "How long an attempt at a step took, by step type and result: OK, RETRY, CONTINUED or the error type.",
 			// A tag takes milliseconds, a copy of a terabyte minutes.
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11),
 		}, []string{"type", "result"}),

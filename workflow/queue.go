@@ -21,13 +21,16 @@ type Job struct {
 	Execution ExecutionID
 	Phase     Phase
 	Step      int // index into the phase's steps
-	Attempt   int // 1 for the first try
+	Piece     int // of the step, 0 for the first; see Progress
+	Attempt   int // 1 for the first try at the piece
 	// Last says that a failure would be the last one: the step must end now, as failed if it did not succeed. A job whose
 	// context was cancelled, because the process stops, comes again all the same.
 	Last bool
 	// Expire says that this is not the step's own job but the one that ends its wait for a callback, when its time has
 	// come.
 	Expire bool
+	// Remains, if set, are what the job is to remove; it is no attempt at the step, which has ended.
+	Remains Remains
 }
 
 // Wait is a step that waits for its function to call back (SendWorkflowStepState).
@@ -43,15 +46,19 @@ type Wait struct {
 	Called  bool      // the function has taken the call
 }
 
-// Transition is what one step changes. It is committed whole or not at all. There are three kinds:
+// Transition is what one step changes. It is committed whole or not at all. There are these kinds:
 //
-//   - Wait is nil: the step ended. Result is added, the execution goes on to Next or ends, its wait is over.
+//   - Wait and Progress are nil: the step ended. Result is added, the execution goes on to Next or ends, its wait is over.
+//     If the step has saved a state and did not succeed, the job that removes what it left is inserted too.
 //   - Wait.Called is false: the step is about to call its function. The execution waits from now on, for its first
 //     attempt together with a job that expires it at Wait.Until; From goes on, it is not over.
 //   - Wait.Called is true: the function has taken the call. From is over, and the execution waits.
+//   - Progress without Next: the step has a state now. From goes on.
+//   - Progress and Next: From is over, and Next is the next piece of the same step.
 type Transition struct {
-	From Job
-	Wait *Wait
+	From     Job
+	Wait     *Wait
+	Progress *Progress
 
 	Result   StepResult
 	Previous FileLocation // the execution's Previous from now on

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/transferd/transferd/storage"
@@ -40,6 +41,12 @@ type Input struct {
 	// returns. Only then may the function be called, for it may answer at any moment. A step that called Await and then
 	// ends well has not succeeded: the callback or the timeout ends it.
 	Await func(ctx context.Context, timeout time.Duration) (Wait, error)
+
+	// State is what the step has saved last, in another job or attempt; nil if it begins. Save saves it: it is durable once
+	// it returns, and after ErrStale the step has ended and must leave nothing. A step that saves is a Dropper; one that has
+	// more to do than fits into a job returns a *Continue.
+	State json.RawMessage
+	Save  func(ctx context.Context, state json.RawMessage) error
 
 	// Output is set by a step that makes a file (COPY, DECRYPT): the file becomes ${previous.file}. Zero means that Source does
 	// (AWS: after a step without a file of its own, the location that the step used as input).
@@ -104,6 +111,9 @@ func input(x Execution, job Job, spec StepSpec) (*Input, error) {
 		// AWS: the execution's role, and on a file system the uploader's POSIX identity, which "controls your users' access"
 		// (https://docs.aws.amazon.com/transfer/latest/APIReference/API_DescribedExecution.html).
 		Identity: storage.Identity{Role: x.ExecutionRole, Session: string(x.ExecutionId), Posix: x.Posix},
+	}
+	if x.Progress != nil {
+		in.State = x.Progress.State
 	}
 	if !x.Uploaded.IsZero() {
 		in.UploadDate = x.Uploaded.UTC()

@@ -167,6 +167,8 @@ type Execution struct {
 	Previous FileLocation
 	// Wait is set while the current step's function has been told, or is about to be, and has not called back.
 	Wait *Wait `json:",omitempty"`
+	// Progress is set while the current step has a state that it goes on with.
+	Progress *Progress `json:",omitempty"`
 	// RetryOf is the execution that this one does over again, "" for one that an upload caused.
 	RetryOf ExecutionID `json:",omitempty"`
 	// Uploaded is when the upload ended that a retried execution is about; zero means Began.
