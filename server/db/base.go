@@ -17,7 +17,7 @@ type base interface {
 	// migrate brings the tables up to date, ours and River's. Several processes may do so at once.
 	migrate(ctx context.Context) error
 	// client makes River's client of this process; begin's transactions insert through another one.
-	client(cfg *river.Config) (riverClient, error)
+	client(cfg *river.Config, fetch *fetcher) (riverClient, error)
 	// ring tells the queue of this process that there are jobs for it.
 	ring()
 	// writers is how many shared transactions may be under way at once.

@@ -34,8 +34,8 @@ func (p *panicked) Error() string {
 }
 
 // batcher is a group commit. A commit costs a flush of the disk, whatever it holds, so all calls that wait at the same
-// moment share one. Each stands behind a savepoint of its own: its failure undoes its own work and no other's. As many
-// such transactions are under way as the database has use for.
+// moment share one. If one of them fails the transaction is undone and done again with a savepoint before each: then a
+// failure undoes its own work and no other's. As many such transactions are under way as the database has use for.
 type batcher struct {
 	d    *DB
 	ops  chan op // unbuffered: what was taken is answered
@@ -115,7 +115,10 @@ func (b *batcher) commit(batch []op) {
 	for try := 1; len(batch) > 0; try++ {
 		began := time.Now()
 		errs := make([]error, len(batch))
-		committing, err := b.transact(batch, errs)
+		committing, err := b.transact(batch, errs, false)
+		if errors.Is(err, errTogether) {
+			committing, err = b.transact(batch, errs, true)
+		}
 		b.d.metrics.batch(len(batch), time.Since(began))
 		last := try == patience
 		if err != nil && !committing && !last && b.d.base.again(err) {
@@ -141,8 +144,11 @@ func (b *batcher) answer(batch []op, errs []error, err error, last bool) (again 
 	return again
 }
 
+// errTogether says that one of the calls failed, and that all were undone for it.
+var errTogether = errors.New("a call failed that shared its transaction without a savepoint")
+
 // transact tells with an error whether that came of the commit.
-func (b *batcher) transact(batch []op, errs []error) (committing bool, err error) {
+func (b *batcher) transact(batch []op, errs []error, savepoints bool) (committing bool, err error) {
 	ctx := context.Background() // one caller's end must not undo the others' work
 	t, err := b.d.base.begin(ctx)
 	if err != nil {
@@ -152,7 +158,13 @@ func (b *batcher) transact(batch []op, errs []error) (committing bool, err error
 		if errs[i] = o.ctx.Err(); errs[i] != nil {
 			continue
 		}
-		if errs[i], err = guarded(t, o, len(batch) == 1); err != nil {
+		if !savepoints {
+			if errs[i] = o.guard(context.WithoutCancel(o.ctx), t); errs[i] != nil && len(batch) > 1 {
+				return false, errors.Join(errTogether, t.rollback())
+			}
+			continue
+		}
+		if errs[i], err = guarded(t, o); err != nil {
 			return false, errors.Join(err, t.rollback())
 		}
 	}
@@ -175,13 +187,9 @@ func (o op) guard(ctx context.Context, tx Tx) (err error) {
 	return o.do(ctx, tx)
 }
 
-// guarded runs one call behind a savepoint; one that is alone needs none, for its failure is the transaction's. failed is
-// the call's own failure, undone; err is the whole transaction's.
-func guarded(t transaction, o op, alone bool) (failed, err error) {
+// guarded runs one call behind a savepoint. failed is the call's own failure, undone; err is the whole transaction's.
+func guarded(t transaction, o op) (failed, err error) {
 	ctx := context.WithoutCancel(o.ctx) // a cancelled statement would take the transaction with it
-	if alone {
-		return o.guard(ctx, t), nil
-	}
 	before := t.queued()
 	if _, err := t.Exec(ctx, "SAVEPOINT call"); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)

@@ -163,15 +163,23 @@ func (d *DB) Resume(ctx context.Context, t workflow.Transition, token string) er
 		return workflow.ErrStale
 	}
 	now := d.now()
-	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error { return finish(ctx, tx, t, token, now) })
+	return d.batch.run(ctx, func(ctx context.Context, tx Tx) error { return finish(ctx, tx, ending{t, token, now, false}) })
+}
+
+// ending is a transition about to be written.
+type ending struct {
+	workflow.Transition
+	token string // of the wait that it ends, "" for any
+	now   time.Time
+	carry bool // the next step is done in the same job
 }
 
 // advance writes a transition if its job is the execution's current one, and the next job.
-func advance(ctx context.Context, tx Tx, t workflow.Transition, now time.Time) error {
+func advance(ctx context.Context, tx Tx, t ending) error {
 	if t.Wait != nil {
-		return await(ctx, tx, t)
+		return await(ctx, tx, t.Transition)
 	}
-	return finish(ctx, tx, t, "", now)
+	return finish(ctx, tx, t)
 }
 
 // await writes that an execution waits, and with its first attempt the job that ends the wait in time.
@@ -210,11 +218,11 @@ func await(ctx context.Context, tx Tx, t workflow.Transition) error {
 
 // finish writes how a step ended, if it is the execution's current one, and the next job. What ends a wait does so if
 // that is still on: a callback brings the token, the job that expires it takes any.
-func finish(ctx context.Context, tx Tx, t workflow.Transition, token string, now time.Time) error {
+func finish(ctx context.Context, tx Tx, t ending) error {
 	if over := t.Status == workflow.Completed || t.Status == workflow.Exception; over != (t.Next == nil) {
 		return errors.New("transition: an execution ends exactly when its status is final")
 	}
-	phase, step, ended := t.From.Phase, t.From.Step, millis(now)
+	phase, step, ended := t.From.Phase, t.From.Step, millis(t.now)
 	if t.Next != nil {
 		phase, step, ended = t.Next.Phase, t.Next.Step, 0
 	}
@@ -233,9 +241,9 @@ func finish(ctx context.Context, tx Tx, t workflow.Transition, token string, now
 		}
 	}
 	n, err := tx.Exec(ctx, `UPDATE executions SET status = $1, phase = $2, step = $3, previous = $4, ended = $5,
-		token = '', wait = '', timer = 0 WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0
+		token = '', wait = '', timer = 0, carried = (carried + 1) * $11 WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0
 		AND ($9 = '' OR token = $9) AND ($10 = 0 OR token <> '')`,
-		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, token, bit(t.From.Expire))
+		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, t.token, bit(t.From.Expire), bit(t.carry))
 	if err != nil {
 		return err
 	}
@@ -249,7 +257,7 @@ func finish(ctx context.Context, tx Tx, t workflow.Transition, token string, now
 		t.From.Execution, t.From.Phase, t.From.Step, result); err != nil {
 		return err
 	}
-	if t.Next != nil {
+	if t.Next != nil && !t.carry {
 		tx.Enqueue(workflow.Job{Execution: t.From.Execution, Phase: phase, Step: step})
 	}
 	return nil
@@ -318,5 +326,5 @@ func cancelOne(ctx context.Context, tx Tx, e workflow.Execution, now time.Time) 
 	if e.Wait != nil {
 		t.Result.Attempt, t.Result.Began = e.Wait.Attempt, e.Wait.Began
 	}
-	return finish(ctx, tx, t, "", now)
+	return finish(ctx, tx, ending{t, "", now, false})
 }

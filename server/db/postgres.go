@@ -130,8 +130,10 @@ func (p *postgres) begin(ctx context.Context) (transaction, error) {
 
 func (p *postgres) reader() Querier { return pgQuerier{p.pool} }
 
-func (p *postgres) client(cfg *river.Config) (riverClient, error) {
-	return river.NewClient(p.driver, cfg)
+func (p *postgres) client(cfg *river.Config, fetch *fetcher) (riverClient, error) {
+	driver := *p.driver
+	driver.fetch = fetch
+	return river.NewClient(&driver, cfg)
 }
 
 func (p *postgres) ring() { p.driver.bell.ring() }
@@ -233,11 +235,6 @@ func (t *pgTx) Catalogue(ctx context.Context) error {
 	return err
 }
 
-func (t *pgTx) Complete(ctx context.Context, j *river.Job[stepArgs]) error {
-	_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, t.tx, j)
-	return err
-}
-
 func (t *pgTx) Jobs() riverdriver.ExecutorTx { return t.p.driver.UnwrapExecutor(t.tx) }
 
 // pgQuerier is Querier on a pool or a transaction of pgx.
@@ -280,8 +277,12 @@ func (r pgRow) Scan(to ...any) error {
 // a job that was inserted just after one would wait for the next poll.
 type pgDriver struct {
 	*riverpgxv5.Driver
-	bell *doorbell
+	bell  *doorbell
+	fetch *fetcher // of the client that works; nil for the one that inserts
 }
+
+// GetExecutor gives River our way to fetch jobs.
+func (d *pgDriver) GetExecutor() riverdriver.Executor { return d.fetch.wrap(d.Driver.GetExecutor()) }
 
 // GetListener gives River both ears.
 func (d *pgDriver) GetListener(p *riverdriver.GetListenenerParams) riverdriver.Listener {

@@ -2,13 +2,13 @@ package db
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -29,6 +29,9 @@ const (
 	fetchCooldown = 5 * time.Millisecond
 	// fetchPoll finds jobs whose retry has come. New jobs ring.
 	fetchPoll = 250 * time.Millisecond
+	// carryFor is how long a worker goes on with the steps of one execution. Then the rest of it goes to the queue's end, so
+	// that executions of long steps do not keep the first steps of others waiting.
+	carryFor = time.Second
 	// lostAfter is how long a job may run that no worker of this process knows.
 	lostAfter = time.Minute
 )
@@ -36,7 +39,8 @@ const (
 // engine does one step and calls advance with what came of it.
 type engine = func(ctx context.Context, j workflow.Job, advance workflow.Advance) error
 
-// stepArgs is a job as River keeps it.
+// stepArgs is a job as River keeps it. Step is the one that it begins with: whoever ends a step goes on with the next one
+// in the same job, as long as nothing has gone wrong with it. So a job that comes again may be past it (executions.carried).
 type stepArgs struct {
 	Execution workflow.ExecutionID `json:"execution"`
 	Phase     workflow.Phase       `json:"phase"`
@@ -102,7 +106,8 @@ func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 		}
 		return fmt.Errorf("queue: %w", err)
 	}
-	w := &stepWorker{d: d, run: run, active: map[int64]time.Time{}}
+	fetch := &fetcher{d: d, ended: map[int64]struct{}{}}
+	w := &stepWorker{d: d, run: run, fetch: fetch, stopping: ctx.Done(), active: map[int64]time.Time{}}
 	all := river.NewWorkers()
 	if err := river.AddWorkerSafely(all, w); err != nil {
 		return fmt.Errorf("queue: %w", err)
@@ -117,7 +122,7 @@ func (d *DB) Work(ctx context.Context, run engine, workers int) error {
 		SoftStopTimeout:             d.drain,
 		CompletedJobRetentionPeriod: time.Hour, // the executions are the record
 		Logger:                      quiet(d.log),
-	})
+	}, fetch)
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
@@ -167,8 +172,10 @@ func (d *DB) drained(client riverClient) error {
 // stepWorker is River's worker for steps.
 type stepWorker struct {
 	river.WorkerDefaults[stepArgs]
-	d   *DB
-	run engine
+	d        *DB
+	run      engine
+	fetch    *fetcher
+	stopping <-chan struct{}
 
 	mu     sync.Mutex          // guards active
 	active map[int64]time.Time // jobs in our hands; when they left them, zero before
@@ -180,26 +187,85 @@ func (w *stepWorker) NextRetry(j *river.Job[stepArgs]) time.Time {
 	return time.Now().Add(w.d.backoff(failures + 1))
 }
 
+// hand is a job in a worker's hands.
+type hand struct {
+	rj    *river.Job[stepArgs]
+	taken time.Time
+	job   workflow.Job // the current step
+
+	mu   sync.Mutex    // guards what follows, and writes to job: an engine may have left something running that calls advance
+	done bool          // the job's end is committed
+	next *workflow.Job // the step after the current one, whose result is committed, if it is to be carried on
+}
+
 // Work is part of river.Worker. Its answers to River: nil, the job is done; a cancelled context while the queue stops,
 // it comes again; any other error, it comes again after a while.
 func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
-	var done atomic.Bool
-	w.enter(rj.ID)
-	defer func() { w.leave(rj.ID, done.Load()) }()
 	job, exhausted := jobOf(rj)
-	if exhausted {
-		return w.abandon(ctx, rj, job, errors.New(crashText+", again and again"))
+	h := &hand{rj: rj, taken: time.Now(), job: job}
+	w.enter(rj.ID)
+	defer func() { w.leave(rj.ID, h.over()) }()
+	if err := w.locate(ctx, h); err != nil {
+		return ignore(err, workflow.ErrStale)
 	}
+	if exhausted {
+		return w.abandon(ctx, h, errors.New(crashText+", again and again"))
+	}
+	err := w.step(ctx, h)
+	for h.turn() {
+		err = w.step(ctx, h)
+	}
+	return err
+}
+
+// over tells whether what came of the current step is committed.
+func (h *hand) over() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.done || h.next != nil
+}
+
+// turn makes the next step the current one, if there is one to be carried on.
+func (h *hand) turn() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.next == nil {
+		return false
+	}
+	h.job, h.next = *h.next, nil
+	return true
+}
+
+// locate finds the step that a job has come to. One that was never fetched before is where it began.
+func (w *stepWorker) locate(ctx context.Context, h *hand) error {
+	if h.job.Attempt <= 1 || h.job.Expire {
+		return nil
+	}
+	var step int
+	err := w.d.reader().QueryRow(ctx, `SELECT step FROM executions
+		WHERE id = $1 AND phase = $2 AND step - carried = $3 AND ended = 0`, h.job.Execution, h.job.Phase, h.job.Step).Scan(&step)
+	if errors.Is(err, sql.ErrNoRows) {
+		return workflow.ErrStale
+	}
+	h.job.Step = step
+	return err
+}
+
+// ignore makes nil of one error.
+func ignore(err, not error) error {
+	if errors.Is(err, not) {
+		return nil
+	}
+	return err
+}
+
+// step does the job's current step.
+func (w *stepWorker) step(ctx context.Context, h *hand) error {
+	job := h.job
 	err := guard(func() error {
-		return w.run(ctx, job, func(actx context.Context, t workflow.Transition) error {
-			err := w.advance(actx, context.WithoutCancel(ctx), rj, t)
-			if err == nil && ends(t) {
-				done.Store(true)
-			}
-			return err
-		})
+		return w.run(ctx, job, func(actx context.Context, t workflow.Transition) error { return w.advance(actx, h, t) })
 	})
-	if done.Load() || errors.Is(err, workflow.ErrStale) {
+	if h.over() || errors.Is(err, workflow.ErrStale) {
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -213,7 +279,7 @@ func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
 	w.d.log.WarnContext(ctx, "step attempt failed", "execution", job.Execution, "phase", job.Phase, "step", job.Step,
 		"attempt", job.Attempt, "last", job.Last, "error", err)
 	if job.Last {
-		return w.abandon(ctx, rj, job, err)
+		return w.abandon(ctx, h, err)
 	}
 	return err
 }
@@ -221,18 +287,57 @@ func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
 // ends tells whether a transition is its job's last: all are but the one before a call.
 func ends(t workflow.Transition) bool { return t.Wait == nil || t.Wait.Called }
 
-// advance commits a transition and the end of its job. ctx is the engine's; jobCtx carries River's client.
-func (w *stepWorker) advance(ctx, jobCtx context.Context, rj *river.Job[stepArgs], t workflow.Transition) error {
-	if got := (stepArgs{Execution: t.From.Execution, Phase: t.From.Phase, Step: t.From.Step, Expire: t.From.Expire}); got != rj.Args {
+// advance commits a transition with the end of its job, or with going on in the same job.
+func (w *stepWorker) advance(ctx context.Context, h *hand, t workflow.Transition) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if at := h.job; t.From.Execution != at.Execution || t.From.Phase != at.Phase || t.From.Step != at.Step || t.From.Expire != at.Expire {
 		return errors.New("transition: from another job")
 	}
-	now := w.d.now()
-	return w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
-		if err := advance(ctx, tx, t, now); err != nil || !ends(t) {
+	if h.done || h.next != nil {
+		return workflow.ErrStale
+	}
+	now, carry := w.d.now(), w.carries(h, t)
+	err := w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+		if err := advance(ctx, tx, ending{t, "", now, carry}); err != nil || carry || !ends(t) {
 			return err
 		}
-		return tx.Complete(jobCtx, rj)
+		return complete(ctx, tx, h.rj.ID)
 	})
+	switch {
+	case err != nil || !ends(t):
+		return err
+	case carry:
+		next := *t.Next
+		next.Attempt, next.Last = 1, false
+		h.next = &next
+	default:
+		h.done = true
+		w.fetch.end(h.rj.ID)
+	}
+	return nil
+}
+
+// carries tells whether the worker goes on with the step after a transition. The attempts of a job are those of its
+// current step: so a job that failed once or outlived its process goes no further than the step where it did.
+func (w *stepWorker) carries(h *hand, t workflow.Transition) bool {
+	select {
+	case <-w.stopping:
+		return false
+	default:
+	}
+	return t.Wait == nil && t.Next != nil && !h.job.Expire && t.Next.Phase == h.job.Phase && t.Next.Step == h.job.Step+1 &&
+		max(len(h.rj.AttemptedBy), h.rj.Attempt) <= 1 && len(h.rj.Errors) == 0 && time.Since(h.taken) < carryFor
+}
+
+// complete ends a running job. A finished job's row is of no use to anybody: the execution is the record. River's own
+// completion would keep it for a while, at the price of a second version of the row and of its six indices' entries.
+func complete(ctx context.Context, tx Tx, job int64) error {
+	n, err := tx.Exec(ctx, `DELETE FROM river_job WHERE id = $1 AND state = 'running'`, job)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("end job %d: %w", job, rivertype.ErrNotFound)
+	}
+	return err
 }
 
 // settled is nil if a job that ended without a transition is its execution's current one no more. Otherwise the engine
@@ -248,9 +353,9 @@ func (w *stepWorker) settled(ctx context.Context, j workflow.Job) error {
 // abandon ends an execution whose step has no attempts left and did not end by itself: the engine panicked, the database
 // refused its transition, or the process died each time. If even this fails the job comes again: it is never dropped
 // while its execution is open.
-func (w *stepWorker) abandon(ctx context.Context, rj *river.Job[stepArgs], j workflow.Job, why error) error {
+func (w *stepWorker) abandon(ctx context.Context, h *hand, why error) error {
 	ctx = context.WithoutCancel(ctx)
-	now := w.d.now()
+	now, j := w.d.now(), h.job
 	var trigger workflow.Trigger
 	err := w.d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
 		e, err := readExecution(ctx, tx, j.Execution)
@@ -263,13 +368,13 @@ func (w *stepWorker) abandon(ctx context.Context, rj *river.Job[stepArgs], j wor
 			Error:    &workflow.Error{Type: workflow.InternalServerError, Message: "The step ended unexpectedly"},
 			Attempt:  j.Attempt, Began: now, Ended: now,
 		}}
-		if rj.AttemptedAt != nil {
-			t.Result.Began = *rj.AttemptedAt
+		if h.rj.AttemptedAt != nil {
+			t.Result.Began = *h.rj.AttemptedAt
 		}
-		if err := advance(ctx, tx, t, now); err != nil {
+		if err := advance(ctx, tx, ending{t, "", now, false}); err != nil {
 			return err
 		}
-		return tx.Complete(ctx, rj)
+		return complete(ctx, tx, h.rj.ID)
 	})
 	if errors.Is(err, workflow.ErrStale) {
 		return nil

@@ -2,8 +2,11 @@ package db
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -16,8 +19,35 @@ import (
 // notification and polls for it every 50 ms; all our jobs are inserted by this process, so a channel does, at once.
 type riverDriver struct {
 	*riversqlite.Driver
-	bell *doorbell
+	bell  *doorbell
+	last  *atomic.Int64 // the highest number that a job has had
+	fetch *fetcher      // of the client that works; nil for the one that inserts
 }
+
+// UnwrapExecutor gives River our way to insert jobs.
+func (d *riverDriver) UnwrapExecutor(tx *sql.Tx) riverdriver.ExecutorTx {
+	return numbered{d.Driver.UnwrapExecutor(tx), d.last}
+}
+
+// numbered gives every job a number that no other has had since the process began. SQLite would give that of the last row
+// again once it is deleted (https://www.sqlite.org/autoinc.html), and River, which keeps jobs by their numbers, writes the
+// end of one that is over a moment later: it would end the new one.
+type numbered struct {
+	riverdriver.ExecutorTx
+	last *atomic.Int64
+}
+
+// JobInsertFastMany is what inserts our jobs.
+func (n numbered) JobInsertFastMany(ctx context.Context, p *riverdriver.JobInsertFastManyParams) ([]*riverdriver.JobInsertFastResult, error) {
+	for _, j := range p.Jobs {
+		id := n.last.Add(1)
+		j.ID = &id
+	}
+	return n.ExecutorTx.JobInsertFastMany(ctx, p)
+}
+
+// GetExecutor gives River our way to fetch jobs.
+func (d *riverDriver) GetExecutor() riverdriver.Executor { return d.fetch.wrap(d.Driver.GetExecutor()) }
 
 // GetListener gives River our way to listen.
 func (d *riverDriver) GetListener(*riverdriver.GetListenenerParams) riverdriver.Listener {
@@ -56,6 +86,73 @@ func (b *doorbell) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 	case <-b.c:
 		return inserted(), nil
 	}
+}
+
+// fetcher takes part of River's work into our transactions.
+type fetcher struct {
+	d *DB
+
+	mu    sync.Mutex // guards ended
+	ended map[int64]struct{}
+}
+
+// end says that a job's end is committed, which River knows nothing of and would write a moment later.
+func (f *fetcher) end(job int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended[job] = struct{}{}
+}
+
+// took tells of a job whether its end was committed, once.
+func (f *fetcher) took(job int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, is := f.ended[job]
+	delete(f.ended, job)
+	return is
+}
+
+func (f *fetcher) wrap(e riverdriver.Executor) riverdriver.Executor {
+	if f == nil {
+		return e
+	}
+	return &executor{e, f}
+}
+
+// executor is River's own but for the two statements that every job takes.
+type executor struct {
+	riverdriver.Executor
+	f *fetcher
+}
+
+// JobGetAvailable fetches jobs in a transaction that it shares with the ends of others: one flush of the disk for all.
+func (e *executor) JobGetAvailable(ctx context.Context, p *riverdriver.JobGetAvailableParams) (rows []*rivertype.JobRow, err error) {
+	err = e.f.d.batch.run(ctx, func(ctx context.Context, tx Tx) (err error) {
+		rows, err = tx.Jobs().JobGetAvailable(ctx, p)
+		return err
+	})
+	if err != nil {
+		return nil, err // what it may have fetched all the same, watch finds
+	}
+	return rows, nil
+}
+
+// JobSetStateIfRunningMany leaves out the jobs whose rows are gone.
+func (e *executor) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) ([]*rivertype.JobRow, error) {
+	left := riverdriver.JobSetStateIfRunningManyParams{Now: p.Now, Schema: p.Schema}
+	for i, id := range p.ID {
+		if e.f.took(id) {
+			continue
+		}
+		left.ID, left.Attempt, left.ErrData = append(left.ID, id), append(left.Attempt, p.Attempt[i]), append(left.ErrData, p.ErrData[i])
+		left.FinalizedAt, left.ScheduledAt = append(left.FinalizedAt, p.FinalizedAt[i]), append(left.ScheduledAt, p.ScheduledAt[i])
+		left.MetadataDoMerge = append(left.MetadataDoMerge, p.MetadataDoMerge[i])
+		left.MetadataUpdates, left.State = append(left.MetadataUpdates, p.MetadataUpdates[i]), append(left.State, p.State[i])
+	}
+	if len(left.ID) == 0 {
+		return nil, nil
+	}
+	return e.Executor.JobSetStateIfRunningMany(ctx, &left)
 }
 
 // inserted is what River's inserter tells its producer.

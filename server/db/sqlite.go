@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/pressly/goose/v3"
 	"github.com/riverqueue/river"
@@ -53,7 +54,7 @@ func openSQLite(ctx context.Context, dir string, log *slog.Logger, undo *[]func(
 	if s.read, err = openPool(ctx, max(4, runtime.NumCPU()), uri+"&_pragma=query_only(1)", undo); err != nil {
 		return nil, err
 	}
-	s.driver = &riverDriver{Driver: riversqlite.New(s.write), bell: newDoorbell()}
+	s.driver = &riverDriver{Driver: riversqlite.New(s.write), bell: newDoorbell(), last: &atomic.Int64{}}
 	s.insert, err = river.NewClient(s.driver, &river.Config{Logger: quiet(log)})
 	return s, err
 }
@@ -70,7 +71,13 @@ func openPool(ctx context.Context, size int, uri string, undo *[]func() error) (
 }
 
 func (s *sqlite) migrate(ctx context.Context) error {
-	return migrateTables(ctx, goose.DialectSQLite3, s.write, s.driver, s.log)
+	if err := migrateTables(ctx, goose.DialectSQLite3, s.write, s.driver, s.log); err != nil {
+		return err
+	}
+	var last int64
+	err := s.reader().QueryRow(ctx, `SELECT COALESCE(MAX(id), 0) FROM river_job`).Scan(&last)
+	s.driver.last.Store(last)
+	return err
 }
 
 // migrateTables applies our migrations and then River's.
@@ -106,8 +113,10 @@ func (s *sqlite) begin(ctx context.Context) (transaction, error) {
 
 func (s *sqlite) reader() Querier { return querier{s.read} }
 
-func (s *sqlite) client(cfg *river.Config) (riverClient, error) {
-	return river.NewClient(s.driver, cfg)
+func (s *sqlite) client(cfg *river.Config, fetch *fetcher) (riverClient, error) {
+	driver := *s.driver
+	driver.fetch = fetch
+	return river.NewClient(&driver, cfg)
 }
 
 func (s *sqlite) ring() { s.driver.bell.ring() }
@@ -163,10 +172,5 @@ func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, 
 
 // Catalogue is part of Tx: the one connection keeps everybody else out already, and nobody else listens.
 func (t *sqliteTx) Catalogue(context.Context) error { return nil }
-
-func (t *sqliteTx) Complete(ctx context.Context, j *river.Job[stepArgs]) error {
-	_, err := river.JobCompleteTx[*riversqlite.Driver](ctx, t.tx, j)
-	return err
-}
 
 func (t *sqliteTx) Jobs() riverdriver.ExecutorTx { return t.s.driver.UnwrapExecutor(t.tx) }

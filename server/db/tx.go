@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 
 	"github.com/transferd/transferd/server"
@@ -38,8 +37,6 @@ type Tx interface {
 	// Catalogue begins a change of the catalogue: until the transaction's end nobody else makes one, and other nodes hear of
 	// it once it is committed.
 	Catalogue(ctx context.Context) error
-	// Complete ends a running job. The context is one of the job's.
-	Complete(ctx context.Context, j *river.Job[stepArgs]) error
 	// Jobs is River's own access to its rows.
 	Jobs() riverdriver.ExecutorTx
 }

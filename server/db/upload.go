@@ -76,7 +76,7 @@ func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
 // End writes an upload's verdict and, in the same transaction, queues the execution that the server has attached to it.
 // It is durable once it returns; ending an ended upload changes nothing.
 func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error {
-	return d.end(ctx, u, v, d.cause)
+	return d.end(ctx, u, v, d.cause())
 }
 
 // EndSuperseded is End for an upload whose file gave way to a newer one before anybody knew that it was cut. Its execution
@@ -84,9 +84,10 @@ func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error
 func (d *DB) EndSuperseded(ctx context.Context, u session.Upload, v session.Verdict) error {
 	v.Object.ETag = "superseded" // of no file: also a retry finds that the file has changed
 	var ended workflow.Trigger
+	cause := d.cause()
 	err := d.end(ctx, u, v, func(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
 		ended = ""
-		if err := d.cause(ctx, tx, u, v); err != nil {
+		if err := cause(ctx, tx, u, v); err != nil {
 			return err
 		}
 		e, err := readExecution(ctx, tx, workflow.ExecutionID(u.ID))
@@ -99,12 +100,12 @@ func (d *DB) EndSuperseded(ctx context.Context, u session.Upload, v session.Verd
 		}
 		ended = e.Trigger
 		now := d.now()
-		return finish(ctx, tx, workflow.Transition{From: workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal},
+		return finish(ctx, tx, ending{workflow.Transition{From: workflow.Job{Execution: e.ExecutionId, Phase: workflow.Nominal},
 			Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
 				StepType: stepType(e.Plan, workflow.Job{Phase: workflow.Nominal}),
 				Error:    &workflow.Error{Type: workflow.NotFound, Message: "ETag constraint not met, the file has changed"},
 				Attempt:  1, Began: now, Ended: now,
-			}}, "", now)
+			}}, "", now, false})
 	})
 	if err == nil && ended != "" {
 		d.ended(ended, workflow.Exception)
@@ -113,8 +114,7 @@ func (d *DB) EndSuperseded(ctx context.Context, u session.Upload, v session.Verd
 }
 
 // end writes a verdict and what it causes.
-func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict,
-	cause func(context.Context, Tx, session.Upload, session.Verdict) error) error {
+func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, cause causer) error {
 	if v.Ended.IsZero() {
 		v.Ended = d.now()
 	}
@@ -145,9 +145,37 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict,
 	return nil
 }
 
-// cause begins the execution that a verdict causes, if the server says so at this moment. A file of zero bytes starts
+// causer begins what a verdict causes. It is one call's, who may run it more than once.
+type causer = func(context.Context, Tx, session.Upload, session.Verdict) error
+
+// cause makes a causer of executions, which asks the throttle once.
+func (d *DB) cause() causer {
+	asked, granted := false, false
+	return func(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
+		return d.execute(ctx, tx, u, v, func(id workflow.ID, t workflow.Trigger) bool {
+			if !asked {
+				asked, granted = true, d.grant(ctx, u, id, t)
+			}
+			return granted
+		})
+	}
+}
+
+// grant asks the throttle, and tells of its refusal. Whoever ends the upload again, because the transaction fails, may be
+// luckier, and then this has been said in vain.
+func (d *DB) grant(ctx context.Context, u session.Upload, id workflow.ID, t workflow.Trigger) bool {
+	if d.throttle.take(id, d.now()) {
+		return true
+	}
+	d.log.WarnContext(ctx, "workflow", "type", "ExecutionThrottled", "details", struct{}{}, "workflowId", id,
+		"executionId", u.ID, slog.Group("transferDetails", "serverId", u.Server, "username", u.User, "sessionId", u.Session),
+		"trigger", t)
+	return false
+}
+
+// execute begins the execution that a verdict causes, if the server says so at this moment. A file of zero bytes starts
 // none (AWS, "Create a workflow": files of size 0 do not trigger it).
-func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
+func (d *DB) execute(ctx context.Context, tx Tx, u session.Upload, v session.Verdict, granted func(workflow.ID, workflow.Trigger) bool) error {
 	trigger := map[session.Outcome]workflow.Trigger{
 		session.Complete: workflow.OnUpload, session.Partial: workflow.OnPartialUpload,
 	}[v.Outcome]
@@ -167,11 +195,7 @@ func (d *DB) cause(ctx context.Context, tx Tx, u session.Upload, v session.Verdi
 	if err := json.Unmarshal([]byte(doc), &w); err != nil {
 		return err
 	}
-	if now := d.now(); !d.throttle.take(w.WorkflowId, now) {
-		// Whoever ends the upload again, because the transaction fails, may be luckier, and then this has been said in vain.
-		d.log.WarnContext(ctx, "workflow", "type", "ExecutionThrottled", "details", struct{}{}, "workflowId", w.WorkflowId,
-			"executionId", u.ID, slog.Group("transferDetails", "serverId", u.Server, "username", u.User, "sessionId", u.Session),
-			"trigger", trigger)
+	if !granted(w.WorkflowId, trigger) {
 		return nil
 	}
 	file := fileLocation(u, v)
