@@ -200,6 +200,24 @@ type Linker interface {
 	Link(ctx context.Context, oldName, name string) error
 }
 
+// Permissions are what a user may do with what stands at a name, as the file system decides: by modes, lists, read-only
+// mounts.
+type Permissions struct {
+	UID, GID uint32 // whose it is
+	// Read, Write and Search are rwx: of a directory, to list it, to change what is in it, and to pass through it.
+	Read, Write, Search bool
+	// Unlink: the bit that keeps others' files in a directory (sticky) lets this one be taken away or replaced.
+	Unlink bool
+}
+
+// Examiner is the ability to say what a user may do, without doing any of it.
+type Examiner interface {
+	// Examine is Stat, or Lstat unless follow, and tells what the user whom the store acts for may do.
+	Examine(ctx context.Context, name string, follow bool) (fs.FileInfo, Permissions, error)
+	// Beside says whether a file is written beside its name and then renamed, which takes permission for its directory.
+	Beside() bool
+}
+
 // Linkless is the ability of a Linker to be seen without its links.
 type Linkless interface {
 	// WithoutLinks gives the same store for somebody to whom links do not exist: no name leads through one, whoever puts

@@ -22,8 +22,9 @@ import (
 )
 
 const explainAbout = `transferd explain: whether a user may do something, and which rule says so: the home directory or mapping, the statement
-of the session policy, the POSIX identity. The running daemon answers from what it would go by at the next login; no
-file is touched, so what the role, the kernel or the store say to it is not among the rules.
+of the session policy, or on a file system the file or directory whose mode decides, as the kernel sees the user. The
+running daemon answers from what it would go by at the next login. No file is touched and no bucket is asked, so what the
+role or the store say to it is not among the rules.
 
 Users of a server whose identity provider is not the catalogue are known to that provider alone, and it answers to a
 password or a key: give one, and the daemon asks the provider as at a login. The attempt is not counted as one.` + localAbout + `
@@ -248,7 +249,7 @@ func (d *daemon) explain(ctx context.Context, q explainQuestion) (explainAnswer,
 		answer.Rules = []vfs.Rule{{Kind: "home", Text: "no session begins: " + err.Error()}}
 		return answer, nil
 	}
-	answer.Explanation, err = view.Explain(vfs.Question{Operation: q.Operation, Path: q.Path, To: q.To})
+	answer.Explanation, err = view.Explain(ctx, vfs.Question{Operation: q.Operation, Path: q.Path, To: q.To})
 	if errors.Is(err, fs.ErrInvalid) {
 		err = &explainError{http.StatusBadRequest, err.Error()}
 	}

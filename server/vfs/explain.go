@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,8 +18,8 @@ type Question struct {
 	To        string // of a rename
 }
 
-// Explanation says whether the home and the session policy let the user do it. The stores are not asked: what stands at
-// the path, and what the role or the kernel let the user do, may refuse it still.
+// Explanation says whether the home and the session policy let the user do it, or on a file system the kernel. A bucket
+// is not asked: what stands at the path, and what the role lets the user do, may refuse it still.
 type Explanation struct {
 	Allowed bool
 	Path    string // as the client sees it
@@ -52,7 +53,7 @@ func Operations() []string {
 }
 
 // Explain answers a question. The error wraps fs.ErrInvalid if it is none.
-func (f *FS) Explain(q Question) (Explanation, error) {
+func (f *FS) Explain(ctx context.Context, q Question) (Explanation, error) {
 	needs, known := needed()[q.Operation]
 	if !known || (q.To != "") != (q.Operation == "rename") {
 		return Explanation{}, fmt.Errorf("operation %q: %w", q.Operation, fs.ErrInvalid)
@@ -77,7 +78,9 @@ func (f *FS) Explain(q Question) (Explanation, error) {
 	}
 	switch {
 	case f.domain == domainEFS:
-		x.posix(f)
+		if err := x.posix(ctx, f, q.Operation, at, to); err != nil {
+			return Explanation{}, err
+		}
 	case at.kind == synthetic: // which no store has
 	case f.policy == nil:
 		x.rule(Rule{Kind: "policy", Allowed: true, Text: "the user has no session policy: what the role may do, the user may do"})
@@ -184,15 +187,4 @@ func (x *Explanation) stat(f *FS, at place) {
 		}
 	}
 	x.Allowed = allowed
-}
-
-// posix says what a file system will go by.
-func (x *Explanation) posix(f *FS) {
-	p := f.home.PosixProfile
-	if p == nil {
-		x.rule(Rule{Kind: "posix", Text: "the user has no PosixProfile, so no session begins"})
-		return
-	}
-	text := fmt.Sprintf("the kernel decides by the modes of the files, for uid %d, gid %d, groups %v; session policies do not count on a file system", p.Uid, p.Gid, p.SecondaryGids)
-	x.rule(Rule{Kind: "posix", Allowed: true, Text: text})
 }

@@ -38,7 +38,7 @@ func TestExplainIsTrue(t *testing.T) {
 				if operation == "rename" {
 					q.To = name + "-renamed"
 				}
-				x, err := f.Explain(q)
+				x, err := f.Explain(t.Context(), q)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -78,14 +78,14 @@ func TestExplainRules(t *testing.T) {
 		{withPolicy, vfs.Question{Operation: "get", Path: "x"}, "true /bucket/home/anna/x home policy|allowed by Statement[0] (Sid Own)"},
 		{withPolicy, vfs.Question{Operation: "list", Path: "."}, `false /bucket/home/anna home policy|s3:ListBucket on arn:aws:s3:::bucket with s3:prefix "home/anna/": denied: no statement allows it`},
 		{withPolicy, vfs.Question{Operation: "rename", Path: "x", To: "../y"}, "false /bucket/home/anna/x home home policy policy policy|s3:PutObject on arn:aws:s3:::bucket/home/y: denied"},
-		{efs, vfs.Question{Operation: "put", Path: "x"}, "true /fs-1/x/x home posix|uid 7, gid 8, groups [9]"},
+		{efs, vfs.Question{Operation: "put", Path: "x"}, "false /fs-1/x/x home posix posix|no session begins"},
 		{nobody, vfs.Question{Operation: "put", Path: "x"}, "false /fs-1/x/x home posix|no PosixProfile"},
 	} {
 		f, err := vfs.New(c.home, newStores())
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := f.Explain(c.q)
+		x, err := f.Explain(t.Context(), c.q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestExplainRules(t *testing.T) {
 	}
 	f, _ := open(t, pathHome())
 	for _, q := range []vfs.Question{{Operation: "chmod", Path: "x"}, {Operation: "rename", Path: "x"}, {Operation: "put", Path: "x", To: "y"}} {
-		if _, err := f.Explain(q); !errors.Is(err, fs.ErrInvalid) {
+		if _, err := f.Explain(t.Context(), q); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%+v: %v", q, err)
 		}
 	}
