@@ -29,11 +29,17 @@ const (
 	errTooLarge    refusal = "what it decrypts to is too large"
 )
 
-// overhead is what may stand before the contents of a message, and what behind: the session key for each recipient, and
-// signatures. The packets of that are kept in memory, so whatever an attacker compresses into them has to stay small.
-const overhead = 128 << 10
+const (
+	// overhead is what may stand before the contents of a message, and what behind: the session key for each recipient, and
+	// signatures. The packets of that are kept in memory, so whatever an attacker compresses into them has to stay small.
+	overhead = 128 << 10
+	// maxChunk is what has to be read of an encrypted packet before a byte of it is authentic (RFC 9580, 5.13.2: 4 MiB, which
+	// GnuPG takes), with its tag and the length of each of its parts.
+	maxChunk = 4<<20 + 64<<10
+)
 
-// allowance is how much may still be read of a message beside its contents. All layers of the message share one.
+// allowance is how much may still be read of a message beside its contents: of the file, and of all layers within what the
+// file has encrypted.
 type allowance struct {
 	left     int
 	contents bool // the contents are being read, of which any amount may come
@@ -63,7 +69,8 @@ func (m metered) Read(p []byte) (int, error) {
 // number in memory; this does not.
 type message struct {
 	packets   *packet.CheckReader
-	allowance *allowance
+	outer     *allowance // of the file
+	inner     *allowance // of what it has encrypted
 	keys      keyring
 	config    *packet.Config
 	now       time.Time
@@ -84,9 +91,9 @@ type signed struct {
 // openMessage reads a message up to its contents. Reading those ends with io.EOF only when the message has ended as it
 // should and, if the keyring has keys of signers, one of them has signed it. Its own errors are refusals.
 func openMessage(r io.Reader, keys keyring, now time.Time) (*message, error) {
-	left := &allowance{left: overhead}
+	outer, inner := &allowance{left: overhead}, &allowance{left: overhead}
 	m := &message{
-		packets: packet.NewCheckReader(metered{r, left}), allowance: left, keys: keys, now: now,
+		packets: packet.NewCheckReader(metered{r, outer}), outer: outer, inner: inner, keys: keys, now: now,
 		config: &packet.Config{
 			Time: func() time.Time { return now },
 			// AWS takes ElGamal keys too, and GnuPG keys that do not say what they are for.
@@ -97,7 +104,8 @@ func openMessage(r io.Reader, keys keyring, now time.Time) (*message, error) {
 	if err := m.decrypt(); err != nil {
 		return nil, err
 	}
-	if err := m.packets.Push(metered{m.decrypted, left}); err != nil {
+	m.outer.contents = true
+	if err := m.packets.Push(metered{m.decrypted, m.inner}); err != nil {
 		return nil, errNotPGP
 	}
 	return m, m.findContents()
@@ -108,6 +116,9 @@ func (m *message) decrypt() error {
 	var sessions []*packet.EncryptedKey
 	for {
 		p, err := m.packets.Next()
+		if _, unsupported := errors.AsType[pgperrors.UnsupportedError](err); unsupported {
+			return errCipher
+		}
 		if err != nil {
 			return errNotPGP
 		}
@@ -164,14 +175,14 @@ func (m *message) findContents() error {
 		}
 		switch p := p.(type) {
 		case *packet.Compressed:
-			if err := m.packets.Push(metered{p.Body, m.allowance}); err != nil {
+			if err := m.packets.Push(metered{p.Body, m.inner}); err != nil {
 				return errTampered
 			}
 		case *packet.OnePassSignature:
 			m.expect(p)
 		case *packet.LiteralData:
 			m.contents = p.Body
-			m.allowance.contents = true
+			m.inner.contents = true
 			return nil
 		case *packet.Signature: // old, before what it signs; nobody verifies that here
 		default:
@@ -216,7 +227,7 @@ func (m *message) Read(p []byte) (int, error) {
 
 // finish reads what stands behind the contents, and says io.EOF if all is well. Integrity comes first.
 func (m *message) finish() error {
-	*m.allowance = allowance{left: overhead}
+	*m.outer, *m.inner = allowance{left: maxChunk + overhead}, allowance{left: overhead}
 	var signatures []*packet.Signature
 	for {
 		p, err := m.packets.Next()
