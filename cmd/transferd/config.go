@@ -49,7 +49,7 @@ type Config struct {
 	S3Roles map[string]S3Config
 	// FileSystems are the directories that ids of file systems stand for.
 	FileSystems map[string]efs.Config
-	// Buffers is the memory, in bytes, that all uploads together may use for parts on their way to S3.
+	// Buffers is the memory, in bytes, that the daemon may take: see shareMemory.
 	Buffers int64
 	// Uploads is what decides when an upload is whole.
 	Uploads UploadsConfig

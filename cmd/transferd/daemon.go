@@ -8,9 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +47,7 @@ type seams struct {
 type daemon struct {
 	cfg      Config
 	seams    seams
+	memory   memory
 	log      *slog.Logger
 	registry *prometheus.Registry
 
@@ -78,9 +77,10 @@ type daemon struct {
 
 // openDaemon opens the database, and with it locks the data folder: from here on this process is the only one in it.
 func openDaemon(ctx context.Context, cfg Config, seams seams) (*daemon, error) {
-	tuneMemory(cfg.Buffers)
+	memory := shareMemory(cfg.Buffers)
+	memory.tune()
 	d := &daemon{
-		cfg: cfg, seams: seams,
+		cfg: cfg, seams: seams, memory: memory,
 		log:      slog.New(slog.NewJSONHandler(cfg.Log, &slog.HandlerOptions{Level: cfg.Level})),
 		registry: prometheus.NewRegistry(),
 	}
@@ -115,18 +115,6 @@ func (d *daemon) assemble(ctx context.Context) (err error) {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	return nil
-}
-
-// tuneMemory sets the collector for a process whose memory is a few large, long-lived buffers: it runs rarely (GC
-// percent 400 halves the CPU of an upload), with a limit that makes it run often again before memory gets out of hand.
-// The environment's GOGC and GOMEMLIMIT win.
-func tuneMemory(buffers int64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(buffers + buffers/4 + 256<<20)
-	}
 }
 
 // run serves until ctx ends, then ends everything in order: no new sessions, the open ones with their verdicts, the

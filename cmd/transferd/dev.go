@@ -61,7 +61,7 @@ func runDev(ctx context.Context, p process, args []string) error {
 	fs.StringVar(&f.logTo, "log", "", "`file` for the JSON log, - for standard error (default DATA/transferd.log)")
 	fs.StringVar(&f.database, "database", "", "`URL` of a PostgreSQL database for the state (default SQLite in DATA)")
 	f.ready.flags(fs)
-	fs.Int64Var(&f.buffers, "buffers", 1<<30, "`bytes` of memory that all uploads together may use for parts on their way to S3")
+	fs.Int64Var(&f.buffers, "buffers", 1<<30, "`bytes` of memory that the daemon may take; half of it holds parts of uploads on their way to S3")
 	fs.IntVar(&f.workers, "workers", 16, "workflow `steps` that run at a time")
 	fs.DurationVar(&f.drain, "drain", 10*time.Second, "how long a stop waits for sessions before it cuts them")
 	fs.DurationVar(&f.keepalive, "keepalive", 30*time.Second, "how often a silent SFTP client is asked whether it lives")

@@ -138,7 +138,7 @@ func (d *daemon) sftpDoor(stores storage.Stores) fleet.Door {
 	front := sftpd.New(sftpd.Config{
 		Provider: d.guard, Sessions: d.sessions, Stores: stores, Log: d.log, Metrics: d.registry, Now: time.Now,
 		KeepaliveInterval: d.cfg.SFTP.Keepalive, KeepaliveMax: d.cfg.SFTP.KeepaliveMax, IdleTimeout: d.cfg.SFTP.Idle,
-		MaxSessions: d.cfg.SFTP.MaxSessions, DrainTimeout: d.cfg.Drain,
+		MaxSessions: d.cfg.SFTP.MaxSessions, DrainTimeout: d.cfg.Drain, WindowBudget: d.memory.windows,
 	})
 	pool := fleet.Addresses{
 		Host: d.cfg.SFTP.Host, First: d.cfg.SFTP.First, Last: d.cfg.SFTP.Last,

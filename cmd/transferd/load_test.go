@@ -98,8 +98,7 @@ func TestManyUploads(t *testing.T) {
 		t.Errorf("%v bytes of buffers are still taken", used)
 	}
 	t.Logf("%d uploads, %d MiB in %v; peak resident memory %d MiB under a buffer budget of %d MiB", n, total>>20, took.Round(time.Millisecond), peak>>20, budget>>20)
-	// Beside the budget there are 64 SSH connections with a window of 2 MiB each, and the collector's slack.
-	if limit := int64(3*budget + n*(2<<20) + 128<<20); peak > limit {
+	if limit := int64(leastLimit + unknown); peak > limit {
 		t.Errorf("peak resident memory is %d MiB, more than %d MiB", peak>>20, limit>>20)
 	}
 }

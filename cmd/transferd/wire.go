@@ -27,7 +27,7 @@ import (
 
 // openStores makes the S3 side: one memory budget over all uploads, the daemon's own store and those of roles.
 func (d *daemon) openStores() error {
-	budget, err := s3.NewBudget(d.cfg.Buffers, d.registry)
+	budget, err := s3.NewBudget(d.memory.buffers, d.registry)
 	if err != nil {
 		return err
 	}

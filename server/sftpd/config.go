@@ -50,8 +50,8 @@ type Config struct {
 	// LingerTimeout is how long what a client sent before it went away may take into the storage: 30 s.
 	LingerTimeout time.Duration
 
-	// WindowBudget is how many bytes the SSH windows of all uploads together may grow beyond the library's 2 MiB each:
-	// 256 MiB. It is memory only while a store is slower than its clients. Negative: they do not grow.
+	// WindowBudget is how many bytes the SSH windows of all uploads together may have beyond the 64 KiB of each session:
+	// 256 MiB. It is memory only while a store is slower than its clients. Negative: they stay at that.
 	WindowBudget int
 
 	MaxSessions   int // connections of one server: 10,000, AWS's quota
@@ -96,5 +96,5 @@ func New(c Config) *Server {
 	c.MaxAuthTries = cmp.Or(c.MaxAuthTries, 6)
 	c.WindowBudget = cmp.Or(c.WindowBudget, 256<<20)
 	m := newMetrics(c.Metrics)
-	return &Server{Config: c, metrics: m, buffers: newBuffers(), windows: &windowBudget{gauge: m.windows, free: c.WindowBudget}}
+	return &Server{Config: c, metrics: m, buffers: newBuffers(), windows: &windowBudget{gauge: m.windows, limit: c.WindowBudget}}
 }

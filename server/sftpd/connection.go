@@ -127,6 +127,7 @@ func (c *connection) accept(ctx context.Context, offered ssh.NewChannel) (ssh.Ch
 	default:
 		var accepted ssh.Channel
 		var requests <-chan *ssh.Request
+		narrow(offered)
 		if accepted, requests, err = offered.Accept(); err == nil {
 			return accepted, requests
 		}

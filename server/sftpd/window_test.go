@@ -26,9 +26,9 @@ type level struct {
 func (l *level) Add(n float64) { l.value += n }
 func (l *level) Sub(n float64) { l.value -= n }
 
-func newTestBudget(free int) (*windowBudget, *level) {
+func newTestBudget(limit int) (*windowBudget, *level) {
 	gauge := &level{}
-	return &windowBudget{gauge: gauge, free: free}, gauge
+	return &windowBudget{gauge: gauge, limit: limit}, gauge
 }
 
 // clock moves on by a step at each look.
@@ -58,20 +58,21 @@ func TestWindowGrowth(t *testing.T) {
 		upload bool
 		want   int
 	}{
-		{"80 ms", 256 << 20, 80 * time.Millisecond, 64 << 10, true, maxWindow},
-		{"small budget", 3 << 20, 80 * time.Millisecond, 64 << 10, true, baseWindow + 3<<20},
-		{"no budget", -1, 80 * time.Millisecond, 64 << 10, true, baseWindow},
-		{"local network", 256 << 20, time.Millisecond, 64 << 10, true, baseWindow},
-		{"slow line", 256 << 20, 2 * time.Second, 64 << 10, true, baseWindow},
+		{"80 ms", 256 << 20, 80 * time.Millisecond, 32 << 10, true, maxWindow},
+		{"small budget", 3 << 20, 80 * time.Millisecond, 32 << 10, true, smallWindow + 3<<20},
+		{"no budget", -1, 80 * time.Millisecond, 32 << 10, true, smallWindow},
+		{"local network", 256 << 20, time.Millisecond, 32 << 10, true, baseWindow},
+		{"local network, little left", 3 << 20, time.Millisecond, 32 << 10, true, smallWindow},
+		{"slow line", 256 << 20, 2 * time.Second, 32 << 10, true, baseWindow},
 		{"slow store", 256 << 20, 80 * time.Millisecond, 128 << 10, true, baseWindow},
-		{"no upload", 256 << 20, 80 * time.Millisecond, 64 << 10, false, baseWindow},
+		{"no upload", 256 << 20, 80 * time.Millisecond, 32 << 10, false, smallWindow},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			budget, gauge := newTestBudget(c.budget)
 			back := 0
 			w := &window{pending: &endless{c.arrive}, adjust: func(n uint32) error { back += int(n); return nil }, budget: budget,
-				now: (&clock{step: c.step}).now, size: baseWindow}
+				now: (&clock{step: c.step}).now, size: smallWindow}
 			w.bulk(c.upload)
 			p, read := make([]byte, 128<<10), 0
 			for read < 64<<20 {
@@ -81,10 +82,10 @@ func TestWindowGrowth(t *testing.T) {
 				}
 				read += n
 			}
-			if w.size != c.want || gauge.value != float64(w.size-baseWindow) || budget.free != c.budget-w.size+baseWindow {
-				t.Errorf("window %d, want %d; free %d, gauge %v", w.size, c.want, budget.free, gauge.value)
+			if w.size != c.want || gauge.value != float64(w.size-smallWindow) || budget.used != w.size-smallWindow {
+				t.Errorf("window %d, want %d; used %d, gauge %v", w.size, c.want, budget.used, gauge.value)
 			}
-			if got := back + w.credit - read; got != w.size-baseWindow {
+			if got := back + w.credit - read; got != w.size-smallWindow {
 				t.Errorf("%d bytes handed back beyond what was read, want %d", got, w.size-baseWindow)
 			}
 
@@ -93,12 +94,12 @@ func TestWindowGrowth(t *testing.T) {
 				n, _ := w.Read(p)
 				read += n
 			}
-			if w.size != baseWindow || back+w.credit != read {
+			if w.size > baseWindow || back+w.credit-read != w.size-smallWindow {
 				t.Errorf("window %d after a store that was slow, %d bytes out", w.size, back+w.credit-read)
 			}
 			w.close()
-			if budget.free != c.budget || gauge.value != 0 {
-				t.Errorf("free %d of %d after close", budget.free, c.budget)
+			if budget.used != 0 || gauge.value != 0 {
+				t.Errorf("%d used after close", budget.used)
 			}
 		})
 	}
@@ -117,6 +118,7 @@ func TestWindowShim(t *testing.T) {
 	}
 	for _, line := range []string{
 		"func (c *channel) adjustWindow(adj uint32) error {", "n, err = c.pending.Read(data)", "err = c.adjustWindow(uint32(n))",
+		"ch.windowMu.Lock()\n	if ch.myWindow < length {", "MyWindow:      ch.myWindow,",
 		"channelMaxPacket = 1 << 15", "channelWindowSize = 64 * channelMaxPacket",
 	} {
 		if !strings.Contains(string(source), line) {
@@ -141,15 +143,7 @@ func TestWindowShim(t *testing.T) {
 			}
 		}
 	}()
-	w.bulk(true)
 	p, read := make([]byte, 2*maxWindow), 0
-	for w.size < maxWindow {
-		n, err := w.Read(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		read += n
-	}
 	ahead := func() int { // how far the client gets if nobody reads
 		last, still := int64(-1), 0
 		for tick := time.NewTicker(5 * time.Millisecond); still < 40; <-tick.C {
@@ -161,19 +155,30 @@ func TestWindowShim(t *testing.T) {
 		}
 		return int(last) - read
 	}
+	if got := ahead(); got > smallWindow {
+		t.Errorf("the client got %d bytes ahead before there was an upload, want %d", got, smallWindow)
+	}
+	w.bulk(true)
+	for w.size < maxWindow {
+		n, err := w.Read(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read += n
+	}
 	if got := ahead(); got < maxWindow-creditAt-64<<10 || got > maxWindow {
 		t.Errorf("the client got %d bytes ahead, want %d", got, maxWindow)
 	}
 	w.bulk(false)
-	for w.size > baseWindow {
+	for w.size > smallWindow {
 		n, err := w.Read(p[:64<<10])
 		if err != nil {
 			t.Fatal(err)
 		}
 		read += n
 	}
-	if got := ahead(); got < baseWindow-creditAt-64<<10 || got > baseWindow {
-		t.Errorf("the client got %d bytes ahead of a window that has shrunk, want %d", got, baseWindow)
+	if got := ahead(); got < smallWindow/2 || got > smallWindow {
+		t.Errorf("the client got %d bytes ahead of a window that has shrunk, want %d", got, smallWindow)
 	}
 	if err := client.Close(); err != nil {
 		t.Error(err)
@@ -218,6 +223,7 @@ func channels(t *testing.T) (server, client ssh.Channel) {
 		}
 		go ssh.DiscardRequests(reqs)
 		for offered := range chans {
+			narrow(offered)
 			if ch, requests, err := offered.Accept(); err == nil {
 				go ssh.DiscardRequests(requests)
 				accepted <- ch

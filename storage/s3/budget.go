@@ -93,11 +93,12 @@ func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 	return b, nil
 }
 
-// sizes is the plan of an upload's parts: first bytes each, doubled every 1000 parts up to last.
+// sizes is the plan of an upload's parts: first bytes each, doubled every 1000 parts, but no more than last.
 type sizes struct{ first, last int64 }
 
 // plan fits the sizes into the budget. One upload alone must be able to fill a part while another one is on its way,
-// so the largest part is half of the memory for parts. That also bounds the largest file: 10,000 parts.
+// so the largest part is half of the memory for parts. That also bounds the largest file: 10,000 parts, 1.1 TiB under a
+// budget of 512 MiB.
 func (b *Budget) plan(first int64) (sizes, error) {
 	if first == 0 {
 		first = max(minPart, min(firstPart, b.parts.limit/8/chunk*chunk))
@@ -105,11 +106,7 @@ func (b *Budget) plan(first int64) (sizes, error) {
 	if first < minPart || first > maxPart || first > b.parts.limit/2 {
 		return sizes{}, fmt.Errorf("s3: part size of %d bytes is not between %d and half of the buffer budget", first, minPart)
 	}
-	last := first
-	for last*2 <= min(maxPart, b.parts.limit/2) {
-		last *= 2
-	}
-	return sizes{first: first, last: last}, nil
+	return sizes{first: first, last: max(first, min(maxPart, b.parts.limit/2/mib*mib))}, nil
 }
 
 // of is the size of part n, counted from 1.
