@@ -42,8 +42,8 @@ type Cluster struct {
 
 // Start makes a cluster and starts it. Options are settings, as name=value; without fsync=on it trusts the machine not to
 // lose its power.
-func Start(ctx context.Context, options ...string) (c *Cluster, err error) {
-	c = &Cluster{options: append([]string{"fsync=off", "full_page_writes=off", "listen_addresses=", "max_connections=300",
+func Start(ctx context.Context, options ...string) (_ *Cluster, err error) {
+	c := &Cluster{options: append([]string{"fsync=off", "full_page_writes=off", "listen_addresses=", "max_connections=300",
 		"shared_buffers=64MB", "log_min_messages=fatal"}, options...)}
 	if c.bin, err = find(); err != nil {
 		return nil, err
