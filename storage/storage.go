@@ -78,9 +78,10 @@ type CreateOptions struct {
 	// Whole keeps the file out of sight until Commit in a file system too: what stands at the name is replaced then, and
 	// stays as it is after Abort. ID must not be empty; what an upload of the same ID has left, whose process died, goes.
 	Whole bool
-	// Note, if set, is called at most once, before the first byte goes to the far side in a form that must be ended
-	// there (S3: after CreateMultipartUpload, before the first part). token is what Resume needs to find it again. Note
-	// returns when that is durable; its error fails the upload.
+	// Note, if set, is called before the first byte goes to the far side in a form that must be ended there (S3: after
+	// CreateMultipartUpload, before the first part). token is what Resume needs to find it again. Note returns when that is
+	// durable; its error fails the upload. It is called at most once, but for an upload with Modify that had to begin anew
+	// there: then the last token counts.
 	Note func(ctx context.Context, token string) error
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +56,34 @@ func (o *original) algorithm() types.ChecksumAlgorithm {
 		return types.ChecksumAlgorithmCrc32c
 	}
 	return types.ChecksumAlgorithmCrc32
+}
+
+// What copySums holds. S3 computes the checksum of a copied part itself; MinIO RELEASE.2026-02-12 answers 400, "checksum
+// missing", to UploadPartCopy into an upload that was made with an algorithm.
+const (
+	copySumsUnknown int32 = iota
+	copySumsTaken
+	copySumsRefused
+)
+
+// takesCopies tells whether the store copies parts into the upload just made. It is asked once, with a part of one byte,
+// which the first real one replaces.
+func (u *upload) takesCopies() (bool, error) {
+	if u.old == nil || u.old.size <= minPart || u.store.copySums.Load() != copySumsUnknown {
+		return true, nil
+	}
+	j := copyJob{from: u.at, to: u.at, head: u.old.head}
+	_, err := u.store.copyPart(u.sendCtx, j, u.id, 1, span{0, 1})
+	switch {
+	case err == nil:
+		u.store.copySums.CompareAndSwap(copySumsUnknown, copySumsTaken)
+		return true, nil
+	case statusOf(err) == http.StatusBadRequest:
+		u.store.copySums.Store(copySumsRefused)
+		u.store.cfg.Logger.InfoContext(u.sendCtx, "the store copies no parts into uploads with checksums: files are changed without", "error", err.Error())
+		return false, nil
+	}
+	return false, u.store.copyRefused(u.sendCtx, j, err)
 }
 
 // metadata is the old file's with ours on top; the id is the new upload's.

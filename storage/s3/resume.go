@@ -57,6 +57,9 @@ func (b *Backend) Resume(ctx context.Context, name string, dead storage.DeadUplo
 	}
 	if m, ok := parseModified(dead.Token); ok {
 		obj, done, err = b.resumeModified(ctx, at, m)
+		if err == nil && !done { // one that was made in its place may not be noted
+			err = b.abortUnnoted(ctx, at, dead.Begun)
+		}
 		if err == nil && !done {
 			obj, done, err = b.stands(ctx, name)
 		}

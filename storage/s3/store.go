@@ -14,9 +14,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -96,6 +96,9 @@ type endpoint struct {
 	source    aws.CredentialsProvider // with which the role is borrowed, if there is one
 	lent      lent
 
+	// copySums is what is known of how the store takes copied parts into an upload whose parts have checksums.
+	copySums atomic.Int32
+
 	alive sync.Mutex
 	live  map[string]struct{} // multipart uploads of this process, by UploadId; guarded by alive
 }
@@ -163,37 +166,8 @@ func (e *endpoint) store(c aws.CredentialsProvider) *Store {
 	return s
 }
 
-// newTransport pools connections for hundreds of uploads: with the default of few idle connections a host, small files
-// open a connection each. Bodies are incompressible or compressed already, and HTTP/2 would put all of them on one
-// connection.
-func (cfg Config) newTransport() (*http.Transport, error) {
-	proxy, trusted, err := cfg.network()
-	if err != nil {
-		return nil, err
-	}
-	return &http.Transport{
-		Proxy:                 proxy,
-		TLSClientConfig:       trusted,
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		MaxIdleConnsPerHost:   128,
-		IdleConnTimeout:       90 * time.Second,
-		ExpectContinueTimeout: time.Second,
-		DisableCompression:    true,
-		WriteBufferSize:       64 * kib,
-		ReadBufferSize:        64 * kib,
-		Protocols:             http1(),
-	}, nil
-}
-
-func http1() *http.Protocols {
-	var p http.Protocols
-	p.SetHTTP1(true)
-	return &p
-}
-
 func (s *Store) newClient() *s3.Client {
-	var rt http.RoundTripper = s.transport
+	var rt http.RoundTripper = wholeBodies{s.transport}
 	if s.cfg.Wrap != nil {
 		rt = s.cfg.Wrap(rt)
 	}

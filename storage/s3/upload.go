@@ -3,6 +3,7 @@ package s3
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -47,7 +48,8 @@ type upload struct {
 	part int32     // the number that cur will have
 	old  *original // what the upload changes; nil if it makes a new file
 
-	id    string        // UploadId, "" before the first part
+	id    string // UploadId, "" before the first part
+	sums  types.ChecksumAlgorithm
 	slots chan struct{} // one for each part on its way
 	wg    sync.WaitGroup
 
@@ -300,9 +302,35 @@ func (u *upload) free(size int) {
 
 // begin makes the multipart upload and has it noted, so that a crash leaves nothing that nobody knows of.
 func (u *upload) begin() error {
+	u.sums = u.old.algorithm()
+	if u.old != nil && u.store.copySums.Load() == copySumsRefused {
+		u.sums = ""
+	}
+	if err := u.make(); err != nil {
+		return err
+	}
+	takes, err := u.takesCopies()
+	if err != nil {
+		return err
+	}
+	if !takes {
+		if err := u.store.abortMultipart(u.sendCtx, u.at, u.id); err != nil {
+			return err
+		}
+		u.store.forget(u.id)
+		u.id, u.sums = "", ""
+		if err := u.make(); err != nil {
+			return err
+		}
+	}
+	u.keep()
+	return nil
+}
+
+func (u *upload) make() error {
 	in := &s3.CreateMultipartUploadInput{
 		Bucket: &u.at.bucket, Key: &u.at.key, Metadata: u.old.metadata(u.at.id, u.opt.Metadata),
-		ChecksumAlgorithm: u.old.algorithm(), // of what send sends with each part
+		ChecksumAlgorithm: u.sums, // of what send sends with each part
 	}
 	if u.old != nil {
 		in.ContentType, in.ContentEncoding = u.old.head.ContentType, u.old.head.ContentEncoding
@@ -317,24 +345,28 @@ func (u *upload) begin() error {
 			return fmt.Errorf("s3: note the upload of %q: %w", u.at.key, err)
 		}
 	}
-	u.keep()
 	return nil
 }
 
 // send uploads one part. body stays untouched until it returns.
 func (u *upload) send(part int32, body []byte) {
 	done := types.CompletedPart{PartNumber: &part}
-	if u.old.algorithm() == types.ChecksumAlgorithmCrc32c {
+	var md5sum *string
+	switch u.sums {
+	case types.ChecksumAlgorithmCrc32c:
 		done.ChecksumCRC32C = aws.String(checksum(body, crc32.MakeTable(crc32.Castagnoli)))
-	} else {
+	case types.ChecksumAlgorithmCrc32:
 		done.ChecksumCRC32 = aws.String(checksum(body, crc32.IEEETable))
+	default: // S3 takes no other checksum of an upload that was made without one
+		sum := md5.Sum(body)
+		md5sum = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
 	}
 	c := call{op: "UploadPart", name: u.at.key, bytes: int64(len(body))}
 	out, err := request(u.sendCtx, u.store, c, func(ctx context.Context) (*s3.UploadPartOutput, error) {
-		return u.store.client.UploadPart(ctx, &s3.UploadPartInput{
+		return u.store.client.UploadPart(withBody(ctx, body), &s3.UploadPartInput{
 			Bucket: &u.at.bucket, Key: &u.at.key, UploadId: &u.id, PartNumber: &part,
 			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
-			ChecksumCRC32: done.ChecksumCRC32, ChecksumCRC32C: done.ChecksumCRC32C,
+			ChecksumCRC32: done.ChecksumCRC32, ChecksumCRC32C: done.ChecksumCRC32C, ContentMD5: md5sum,
 		}, u.store.bodyOptions)
 	})
 	if err != nil {
