@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,13 +70,14 @@ func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 	if job.Remains != (Remains{}) {
 		return e.drop(ctx, job)
 	}
-	x, err := e.cfg.Executions.Execution(ctx, job.Execution)
+	x, err := e.execution(ctx, job)
 	if err != nil {
 		return fmt.Errorf("read execution %s: %w", job.Execution, err)
 	}
 	if !current(x, job) {
 		return nil
 	}
+	job.Known = nil
 	r := &run{x: x, job: job, plan: x.Plan.steps(job.Phase), began: e.cfg.Now()}
 	switch {
 	case job.Expire:
@@ -108,9 +110,19 @@ func (e *Engine) Run(ctx context.Context, job Job, advance Advance) error {
 	return e.finish(ctx, r, cause, now, advance)
 }
 
+func (e *Engine) execution(ctx context.Context, job Job) (Execution, error) {
+	if job.Known != nil {
+		return *job.Known, nil
+	}
+	return e.cfg.Executions.Execution(ctx, job.Execution)
+}
+
 // finish commits how a step ended, and tells it.
 func (e *Engine) finish(ctx context.Context, r *run, cause error, ended time.Time, advance Advance) error {
 	t := r.transition(cause, ended)
+	if t.Next != nil {
+		t.Next.Known = r.after(t)
+	}
 	ok, err := commit(ctx, t, advance)
 	if ok {
 		e.end(ctx, r, t, cause)
@@ -237,6 +249,18 @@ func (r *run) transition(cause error, ended time.Time) Transition {
 	}
 	t.Status, t.Next = r.follow(cause != nil)
 	return t
+}
+
+// after is the execution as a step's end leaves it.
+func (r *run) after(t Transition) *Execution {
+	x := r.x
+	x.Status, x.Previous, x.Wait, x.Progress = t.Status, t.Previous, nil, nil
+	if r.job.Phase == Exceptional {
+		x.Results.OnExceptionSteps = append(slices.Clip(x.Results.OnExceptionSteps), t.Result)
+	} else {
+		x.Results.Steps = append(slices.Clip(x.Results.Steps), t.Result)
+	}
+	return &x
 }
 
 // follow says what comes after a step. AWS: nominal steps run in order; the first that fails ends them, and the

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -70,7 +71,10 @@ func (l *ledger) deliver(id workflow.ExecutionID) (workflow.Job, bool) {
 		return job, false
 	}
 	job.Attempt++
+	known := job.Known
+	job.Known = nil // of the first delivery, which follows the transition at once
 	l.job[id] = job
+	job.Known = known
 	job.Last = job.Attempt >= l.maxAttempts
 	return job, true
 }
@@ -115,6 +119,9 @@ func (l *ledger) advance(ctx context.Context, t workflow.Transition) error {
 		x.Ended = t.Result.Ended
 		delete(l.job, id)
 	} else {
+		if known := t.Next.Known; known != nil && !reflect.DeepEqual(*known, x) {
+			l.t.Errorf("the next job knows %+v, but the execution is %+v", *known, x)
+		}
 		next := *t.Next
 		next.Attempt = 0
 		l.job[id] = next

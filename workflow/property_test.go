@@ -92,7 +92,9 @@ func (s *storm) Run(_ context.Context, in *workflow.Input) error {
 func (s *storm) deliver(old *[]workflow.Job) bool {
 	job, more := s.l.deliver("e")
 	if more {
-		*old = append(*old, job)
+		again := job
+		again.Known = nil
+		*old = append(*old, again)
 	}
 	if len(*old) > 1 && s.r.IntN(4) == 0 {
 		if stale := (*old)[s.r.IntN(len(*old)-1)]; !more || stale.Phase != job.Phase || stale.Step != job.Step {

@@ -31,6 +31,9 @@ type Job struct {
 	Expire bool
 	// Remains, if set, are what the job is to remove; it is no attempt at the step, which has ended.
 	Remains Remains
+	// Known is the execution as the transition before this job left it: for a worker that goes straight on. A queue that keeps
+	// the job for later forgets it, and then the execution is read.
+	Known *Execution
 }
 
 // Wait is a step that waits for its function to call back (SendWorkflowStepState).
