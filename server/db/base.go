@@ -54,6 +54,5 @@ type outbox struct {
 
 // Enqueue is part of Tx.
 func (o *outbox) Enqueue(j workflow.Job) {
-	args := stepArgs{Execution: j.Execution, Phase: j.Phase, Step: j.Step}
-	o.jobs = append(o.jobs, river.InsertManyParams{Args: args})
+	o.jobs = append(o.jobs, river.InsertManyParams{Args: argsOf(j)})
 }

@@ -15,7 +15,7 @@ import (
 
 // An execution and its results are one statement, so that a reader never sees a step between the two.
 const (
-	executionColumns = `SELECT e.id, e.workflow_id, e.status, e.previous, e.ended, e.token, e.wait, e.doc, COALESCE(r.phase, ''),
+	executionColumns = `SELECT e.id, e.workflow_id, e.status, e.previous, e.ended, e.token, e.wait, e.progress, e.doc, COALESCE(r.phase, ''),
 		COALESCE(r.doc, '') FROM (SELECT * FROM executions `
 	executionResults = `) e LEFT JOIN step_results r ON r.execution_id = e.id ORDER BY e.began, e.id, r.step`
 )
@@ -55,9 +55,9 @@ func executions(ctx context.Context, q Querier, query string, args ...any) ([]wo
 		var w workflow.ID
 		var status workflow.Status
 		var phase workflow.Phase
-		var previous, token, wait, doc, result string
+		var previous, token, wait, progress, doc, result string
 		var ended int64
-		if err := scan(&id, &w, &status, &previous, &ended, &token, &wait, &doc, &phase, &result); err != nil {
+		if err := scan(&id, &w, &status, &previous, &ended, &token, &wait, &progress, &doc, &phase, &result); err != nil {
 			return err
 		}
 		if len(all) == 0 || all[len(all)-1].ExecutionId != id {
@@ -72,6 +72,10 @@ func executions(ctx context.Context, q Querier, query string, args ...any) ([]wo
 					return err
 				}
 				e.Wait.Token = token
+			}
+			var err error
+			if e.Progress, err = progressOf(progress); err != nil {
+				return err
 			}
 			e.ExecutionId, e.WorkflowId, e.Status, e.Previous, e.Ended = id, w, status, at, fromMillis(ended)
 			all = append(all, e)
@@ -136,7 +140,7 @@ func (d *DB) Retry(ctx context.Context, id workflow.ExecutionID) (workflow.Execu
 		}
 		e := old
 		e.ExecutionId, e.RetryOf = fresh, id
-		e.Results, e.Wait, e.Ended = workflow.Results{}, nil, time.Time{}
+		e.Results, e.Wait, e.Progress, e.Ended = workflow.Results{}, nil, nil, time.Time{}
 		e.Began, e.Previous = d.now(), old.InitialFileLocation
 		if e.Uploaded.IsZero() {
 			e.Uploaded = old.Began
@@ -178,6 +182,9 @@ type ending struct {
 func advance(ctx context.Context, tx Tx, t ending) error {
 	if t.Wait != nil {
 		return await(ctx, tx, t.Transition)
+	}
+	if t.Progress != nil {
+		return progress(ctx, tx, t.Transition)
 	}
 	return finish(ctx, tx, t)
 }
@@ -240,10 +247,13 @@ func finish(ctx context.Context, tx Tx, t ending) error {
 			return err
 		}
 	}
+	if err := leave(ctx, tx, t.Transition); err != nil {
+		return err
+	}
 	n, err := tx.Exec(ctx, `UPDATE executions SET status = $1, phase = $2, step = $3, previous = $4, ended = $5,
-		token = '', wait = '', timer = 0, carried = (carried + 1) * $11 WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0
-		AND ($9 = '' OR token = $9) AND ($10 = 0 OR token <> '')`,
-		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, t.token, bit(t.From.Expire), bit(t.carry))
+		token = '', wait = '', timer = 0, progress = '', piece = 0, carried = (carried + 1) * $11 WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0
+		AND ($9 = '' OR token = $9) AND ($10 = 0 OR token <> '') AND piece = $12`,
+		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, t.token, bit(t.From.Expire), bit(t.carry), t.From.Piece)
 	if err != nil {
 		return err
 	}
@@ -276,7 +286,7 @@ func timerOf(ctx context.Context, q Querier, id workflow.ExecutionID) (timer int
 func current(ctx context.Context, q Querier, j workflow.Job) (bool, error) {
 	var n int
 	err := q.QueryRow(ctx, `SELECT COUNT(*) FROM executions WHERE id = $1 AND phase = $2 AND step = $3 AND ended = 0
-		AND ($4 = 0 OR token <> '')`, j.Execution, j.Phase, j.Step, bit(j.Expire)).Scan(&n)
+		AND ($4 = 0 OR token <> '') AND piece = $5`, j.Execution, j.Phase, j.Step, bit(j.Expire), j.Piece).Scan(&n)
 	return n == 1, err
 }
 
@@ -323,6 +333,9 @@ func cancelOne(ctx context.Context, tx Tx, e workflow.Execution, now time.Time) 
 		Error:    &workflow.Error{Type: workflow.NotFound, Message: "The server was deleted."},
 		Attempt:  1, Began: now, Ended: now,
 	}}
+	if e.Progress != nil {
+		t.From.Piece, t.Result.Attempt, t.Result.Began = e.Progress.Piece, e.Progress.Attempt, e.Progress.Began
+	}
 	if e.Wait != nil {
 		t.Result.Attempt, t.Result.Began = e.Wait.Attempt, e.Wait.Began
 	}

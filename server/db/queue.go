@@ -45,7 +45,9 @@ type stepArgs struct {
 	Execution workflow.ExecutionID `json:"execution"`
 	Phase     workflow.Phase       `json:"phase"`
 	Step      int                  `json:"step"`
+	Piece     int                  `json:"piece,omitempty"`
 	Expire    bool                 `json:"expire,omitempty"` // ends the step's wait for a callback
+	Remains   workflow.Remains     `json:"remains,omitzero"` // removes what the step left
 }
 
 // Kind is part of river.JobArgs.
@@ -184,6 +186,9 @@ type stepWorker struct {
 // NextRetry is part of river.Worker; it is asked after a failure, before that stands among the errors.
 func (w *stepWorker) NextRetry(j *river.Job[stepArgs]) time.Time {
 	failures, _ := tries(j.JobRow)
+	if j.Args.Remains != (workflow.Remains{}) {
+		return time.Now().Add(removalPause(failures + 1))
+	}
 	return time.Now().Add(w.d.backoff(failures + 1))
 }
 
@@ -205,6 +210,9 @@ func (w *stepWorker) Work(ctx context.Context, rj *river.Job[stepArgs]) error {
 	h := &hand{rj: rj, taken: time.Now(), job: job}
 	w.enter(rj.ID)
 	defer func() { w.leave(rj.ID, h.over()) }()
+	if job.Remains != (workflow.Remains{}) {
+		return w.remove(ctx, rj, job)
+	}
 	if err := w.locate(ctx, h); err != nil {
 		return ignore(err, workflow.ErrStale)
 	}
@@ -243,7 +251,8 @@ func (w *stepWorker) locate(ctx context.Context, h *hand) error {
 	}
 	var step int
 	err := w.d.reader().QueryRow(ctx, `SELECT step FROM executions
-		WHERE id = $1 AND phase = $2 AND step - carried = $3 AND ended = 0`, h.job.Execution, h.job.Phase, h.job.Step).Scan(&step)
+		WHERE id = $1 AND phase = $2 AND step - carried = $3 AND piece = $4 AND ended = 0`,
+		h.job.Execution, h.job.Phase, h.job.Step, h.job.Piece).Scan(&step)
 	if errors.Is(err, sql.ErrNoRows) {
 		return workflow.ErrStale
 	}
@@ -284,14 +293,16 @@ func (w *stepWorker) step(ctx context.Context, h *hand) error {
 	return err
 }
 
-// ends tells whether a transition is its job's last: all are but the one before a call.
-func ends(t workflow.Transition) bool { return t.Wait == nil || t.Wait.Called }
+// ends tells whether a transition is its job's last: all are but the one before a call and those that only save a state.
+func ends(t workflow.Transition) bool {
+	return (t.Wait == nil || t.Wait.Called) && (t.Progress == nil || t.Next != nil)
+}
 
 // advance commits a transition with the end of its job, or with going on in the same job.
 func (w *stepWorker) advance(ctx context.Context, h *hand, t workflow.Transition) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if at := h.job; t.From.Execution != at.Execution || t.From.Phase != at.Phase || t.From.Step != at.Step || t.From.Expire != at.Expire {
+	if argsOf(t.From) != argsOf(h.job) {
 		return errors.New("transition: from another job")
 	}
 	if h.done || h.next != nil {
@@ -366,7 +377,7 @@ func (w *stepWorker) abandon(ctx context.Context, h *hand, why error) error {
 		t := workflow.Transition{From: j, Previous: e.Previous, Status: workflow.Exception, Result: workflow.StepResult{
 			StepType: stepType(e.Plan, j),
 			Error:    &workflow.Error{Type: workflow.InternalServerError, Message: "The step ended unexpectedly"},
-			Attempt:  j.Attempt, Began: now, Ended: now,
+			Attempt:  firstAttempt(e) + j.Attempt - 1, Began: now, Ended: now,
 		}}
 		if h.rj.AttemptedAt != nil {
 			t.Result.Began = *h.rj.AttemptedAt
@@ -447,7 +458,8 @@ func (w *stepWorker) forget() {
 func jobOf(rj *river.Job[stepArgs]) (j workflow.Job, exhausted bool) {
 	failures, crashes := tries(rj.JobRow)
 	return workflow.Job{
-		Execution: rj.Args.Execution, Phase: rj.Args.Phase, Step: rj.Args.Step, Expire: rj.Args.Expire,
+		Execution: rj.Args.Execution, Phase: rj.Args.Phase, Step: rj.Args.Step, Piece: rj.Args.Piece, Expire: rj.Args.Expire,
+		Remains: rj.Args.Remains,
 		Attempt: max(len(rj.AttemptedBy), rj.Attempt),
 		Last:    failures+1 >= maxFailures || crashes+1 >= maxCrashes,
 	}, crashes >= maxCrashes
