@@ -108,19 +108,7 @@ func clients() map[string]func(t *testing.T, p *proc, up, remote, down string) {
 			}
 		},
 		"psftp": func(t *testing.T, p *proc, up, remote, down string) {
-			ppk := filepath.Join(t.TempDir(), "key.ppk")
-			succeed(t, exec.CommandContext(t.Context(), "puttygen", p.env["SFTP_KEY"], "-O", "private", "-o", ppk))
-			script := filepath.Join(t.TempDir(), "script")
-			if err := os.WriteFile(script, fmt.Appendf(nil, "put -r %q %s\nget -r %s %q\n", up, remote, remote, down), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			args := []string{"-batch", "-P", p.env["SFTP_PORT"], "-i", ppk, "-b", script}
-			for _, key := range hostKeyPrints(t, p) {
-				args = append(args, "-hostkey", key)
-			}
-			cmd := exec.CommandContext(t.Context(), "psftp", append(args, p.env["SFTP_USER"]+"@"+p.env["SFTP_HOST"])...)
-			cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-			succeed(t, cmd)
+			psftp(t, p, fmt.Sprintf("put -r %q %s\nget -r %s %q\n", up, remote, remote, down))
 		},
 		"sshfs": func(t *testing.T, p *proc, up, remote, down string) {
 			mount := mountSSHFS(t, p)
@@ -136,6 +124,23 @@ func clients() map[string]func(t *testing.T, p *proc, up, remote, down string) {
 			}
 		},
 	}
+}
+
+// psftp is PuTTY's client with a batch of commands.
+func psftp(t *testing.T, p *proc, commands string) {
+	t.Helper()
+	ppk, script := filepath.Join(t.TempDir(), "key.ppk"), filepath.Join(t.TempDir(), "script")
+	succeed(t, exec.CommandContext(t.Context(), "puttygen", p.env["SFTP_KEY"], "-O", "private", "-o", ppk))
+	if err := os.WriteFile(script, []byte(commands), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-batch", "-P", p.env["SFTP_PORT"], "-i", ppk, "-b", script}
+	for _, key := range hostKeyPrints(t, p) {
+		args = append(args, "-hostkey", key)
+	}
+	cmd := exec.CommandContext(t.Context(), "psftp", append(args, p.env["SFTP_USER"]+"@"+p.env["SFTP_HOST"])...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	succeed(t, cmd)
 }
 
 // batch is OpenSSH's sftp, in a subtest.
