@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server/db"
+	"github.com/transferd/transferd/server/fleet"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/storage"
 )
@@ -182,4 +183,13 @@ func (b heirBackend) Resume(ctx context.Context, name string, dead storage.DeadU
 	}
 	b.s.newer.Store(dead.ID, true)
 	return storage.Object{Size: size}, nil
+}
+
+// listening keeps where this node serves which server.
+func (d *daemon) listening(ctx context.Context, all []fleet.Listener) error {
+	listeners := make([]db.Listener, 0, len(all))
+	for _, l := range all {
+		listeners = append(listeners, db.Listener(l))
+	}
+	return d.db.Listens(ctx, listeners)
 }

@@ -43,6 +43,8 @@ type rig struct {
 	server         string
 	key            string // of the user alice
 	whole, partial string // workflows
+	config         string // more of the configuration file
+	crash          string // a crash point of all daemons
 }
 
 // startPostgres starts a PostgreSQL of the test's own.
@@ -66,6 +68,20 @@ func startPostgres(t *testing.T) *pgtest.Cluster {
 // startRig starts so many daemons with one server, its user and its workflows.
 func startRig(t *testing.T, n int) *rig {
 	t.Helper()
+	r := newRig(t)
+	for range n {
+		r.launch(t.TempDir())
+	}
+	for _, p := range r.nodes {
+		r.awaitNode(p)
+	}
+	r.furnish()
+	return r
+}
+
+// newRig starts what the daemons will share.
+func newRig(t *testing.T) *rig {
+	t.Helper()
 	postgres := startPostgres(t)
 	store, err := startGateway(t.Context(), devFlags{data: t.TempDir(), s3: "127.0.0.1:0"},
 		&devState{AccessKey: "rigkey", SecretKey: "rigsecret"}, &bytes.Buffer{})
@@ -77,26 +93,18 @@ func startRig(t *testing.T, n int) *rig {
 			t.Error(err)
 		}
 	})
-	r := &rig{t: t, postgres: postgres, endpoint: store.Endpoint(), key: newSSHKey(t)}
-	for range n {
-		r.launch(t.TempDir())
-	}
-	for _, p := range r.nodes {
-		r.awaitNode(p)
-	}
-	r.furnish()
-	return r
+	return &rig{t: t, postgres: postgres, endpoint: store.Endpoint(), key: newSSHKey(t)}
 }
 
 // launch starts one more daemon; with the folder of one that ended, that node again.
 func (r *rig) launch(dir string) *proc {
 	r.t.Helper()
 	name := filepath.Join(dir, "transferd.yaml")
-	text := fmt.Sprintf(clusterConfig, dir, r.postgres.URL("postgres"), r.endpoint)
+	text := fmt.Sprintf(clusterConfig, dir, r.postgres.URL("postgres"), r.endpoint) + r.config
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	p := spawn(r.t, startOptions{data: dir, args: []string{"serve", "-config", name}, env: []string{
+	p := spawn(r.t, startOptions{data: dir, crash: r.crash, args: []string{"serve", "-config", name}, env: []string{
 		envAccessKeys + "=rigkey:rigsecret", envS3AccessKey + "=rigkey", envS3SecretKey + "=rigsecret",
 	}})
 	r.nodes = append(r.nodes, p)
@@ -107,7 +115,8 @@ func (r *rig) awaitNode(p *proc) {
 	p.await("ready", func() bool { return strings.Contains(p.output(), "\nready\n") })
 	p.env = map[string]string{
 		"AWS_ACCESS_KEY_ID": "rigkey", "AWS_SECRET_ACCESS_KEY": "rigsecret", "AWS_REGION": "us-east-1", "S3_ENDPOINT": r.endpoint,
-		"TRANSFER_ENDPOINT": strings.TrimSuffix(regexp.MustCompile(`http://\S+`).FindString(p.output()), "/metrics"),
+		"TRANSFER_ENDPOINT": regexp.MustCompile(`control API (\S+)`).FindStringSubmatch(p.output())[1],
+		"METRICS_URL":       regexp.MustCompile(`metrics +(\S+)`).FindStringSubmatch(p.output())[1],
 		"SFTP_USER":         "alice", "SFTP_KEY": r.key, "SFTP_HOST": "127.0.0.1",
 	}
 }

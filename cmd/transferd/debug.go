@@ -24,6 +24,13 @@ type (
 		Began     time.Time
 		OpenFiles int
 	}
+	// nodeView is a node as /debug/nodes tells it.
+	nodeView struct {
+		Node      string
+		State     string  // alive, missing or left
+		Unseen    float64 // seconds since its last sign of life
+		Listeners []db.Listener
+	}
 	uploadView struct {
 		UploadId  string // an execution that the upload causes has the same id
 		ServerId  server.ID
@@ -50,6 +57,20 @@ func (d *daemon) debugSessions(w http.ResponseWriter, _ *http.Request) {
 			SessionId: s.ID, ServerId: s.Server, UserName: s.User, Protocol: s.Protocol, SourceIp: s.SourceIP, Client: s.Client,
 			Began: s.Began, OpenFiles: s.OpenFiles,
 		})
+	}
+	d.answerJSON(w, views)
+}
+
+// debugNodes tells where each node of the cluster listens.
+func (d *daemon) debugNodes(w http.ResponseWriter, r *http.Request) {
+	nodes, err := d.db.Nodes(r.Context())
+	if err != nil {
+		d.refuseDebug(w, "list nodes", err)
+		return
+	}
+	views := []nodeView{}
+	for _, n := range nodes {
+		views = append(views, nodeView{n.Name, string(n.State), n.Unseen.Seconds(), n.Listeners})
 	}
 	d.answerJSON(w, views)
 }

@@ -114,7 +114,7 @@ func (d *daemon) wireFleet(stores storage.Stores) error {
 	}
 	d.fleet = fleet.New(fleet.Config{
 		Catalogue: d.db, Supports: servable(set, len(d.cfg.SFTP.Proxies) > 0), Doors: []fleet.Door{d.sftpDoor(stores), d.ftpDoor(stores, set)},
-		Shared: d.db.Clustered(), Log: d.log, Registerer: d.registry, Now: time.Now,
+		Shared: d.db.Clustered(), Listening: d.listening, Log: d.log, Registerer: d.registry, Now: time.Now,
 	})
 	return nil
 }

@@ -29,6 +29,7 @@ func (d *daemon) metricsHandler() http.Handler {
 	mux.HandleFunc("GET /debug/uploads", localOnly(d.debugUploads))
 	mux.HandleFunc("GET /debug/execution", localOnly(d.debugExecution))
 	mux.HandleFunc("PUT /debug/retry", localOnly(d.debugRetry))
+	mux.HandleFunc("GET /debug/nodes", localOnly(d.debugNodes))
 	mux.HandleFunc("GET /debug/events", localOnly(d.debugEvents))
 	mux.HandleFunc("GET /debug/events/sinks", localOnly(d.debugSinks))
 	mux.HandleFunc("GET /debug/events/dead", localOnly(d.debugDead))

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 
+	"github.com/transferd/transferd/server/db"
 	"github.com/transferd/transferd/server/fleet"
 )
 
@@ -75,25 +76,39 @@ func (f *viewFlags) print(w io.Writer, v view) error {
 	return table(w, v.headline, v.rows)
 }
 
-const serversAbout = `transferd servers: the servers of a running daemon, asked over its control API.
+const serversAbout = `transferd servers: the servers of a running daemon, asked over its control API, and the addresses of each on every node of
+the cluster, asked at the metrics address (-url). If nobody answers there, the address is what the server's tags say: where
+the node listens that opened its listener last.
+
+SEEN is how long ago a node said that it lives; one that is missing is about to be declared dead.
 
 ` + apiEnvironment + `
 
 Examples:
   transferd servers
-  transferd servers --json | jq -r '.[].ServerId'`
+  transferd servers --json | jq -r '.[].ServerId'
+  transferd servers --json | jq -r '.[].Nodes[] | select(.State == "alive") | .Address'`
 
 func runServers(ctx context.Context, p process, args []string) error {
 	var f viewFlags
 	var at apiFlags
-	if err := f.flags(p, "servers", serversAbout, args, at.flags); err != nil {
+	var url *string
+	if err := f.flags(p, "servers", serversAbout, args, func(fs *flag.FlagSet) { at.flags(fs); url = metricsFlag(fs) }); err != nil {
 		return err
 	}
 	client, err := at.client()
 	if err != nil {
 		return err
 	}
-	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) { return viewServers(ctx, client) })
+	silent := false
+	return f.show(ctx, p.stdout, func(ctx context.Context) (view, error) {
+		var nodes []nodeView
+		if err := getJSON(ctx, strings.TrimSuffix(*url, "/")+"/debug/nodes", &nodes); err != nil && !silent {
+			silent = true
+			fmt.Fprintf(p.stderr, "where each node listens is not known: %v\n", err)
+		}
+		return viewServers(ctx, client, nodes)
+	})
 }
 
 // serverView is a row of `transferd servers`.
@@ -105,11 +120,55 @@ type serverView struct {
 	Protocols  []types.Protocol
 	Address    string // where it listens, or last listened
 	UserCount  int32
+	Nodes      []servedView `json:",omitempty"` // none if the metrics address does not answer
 }
 
-func viewServers(ctx context.Context, client *transfer.Client) (view, error) {
+// servedView is a server on one node.
+type servedView struct {
+	Node    string
+	State   string
+	Unseen  float64 // seconds
+	Address string
+}
+
+// on lists where a server listens on each node.
+func (s *serverView) on(nodes []nodeView) {
+	for _, n := range nodes {
+		var addresses []string
+		for _, l := range n.Listeners {
+			if string(l.Server) == s.ServerId {
+				addresses = append(addresses, l.Address)
+			}
+		}
+		if len(addresses) > 0 {
+			s.Nodes = append(s.Nodes, servedView{n.Node, n.State, n.Unseen, strings.Join(addresses, " ")})
+		}
+	}
+}
+
+// rows are a line for each node that serves it, or one.
+func (s *serverView) rows() [][]string {
+	row := func(address, node, seen string) []string {
+		return []string{s.ServerId, s.Name, strings.TrimSpace(s.State + " " + s.StartError), fmt.Sprint(s.Protocols), address,
+			strconv.Itoa(int(s.UserCount)), node, seen}
+	}
+	if len(s.Nodes) == 0 {
+		return [][]string{row(s.Address, "-", "-")}
+	}
+	var rows [][]string
+	for _, n := range s.Nodes {
+		seen := (time.Duration(n.Unseen*1000) * time.Millisecond).String() + " ago"
+		if n.State != string(db.NodeAlive) {
+			seen += ", " + n.State
+		}
+		rows = append(rows, row(n.Address, n.Node, seen))
+	}
+	return rows
+}
+
+func viewServers(ctx context.Context, client *transfer.Client, nodes []nodeView) (view, error) {
 	views := []serverView{}
-	v := view{headline: "SERVER\tNAME\tSTATE\tPROTOCOLS\tADDRESS\tUSERS"}
+	v := view{headline: "SERVER\tNAME\tSTATE\tPROTOCOLS\tADDRESS\tUSERS\tNODE\tSEEN"}
 	pages := transfer.NewListServersPaginator(client, &transfer.ListServersInput{})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -126,10 +185,9 @@ func viewServers(ctx context.Context, client *transfer.Client) (view, error) {
 				return v, err
 			}
 			s := serverOf(out.Server)
+			s.on(nodes)
 			views = append(views, s)
-			v.rows = append(v.rows, []string{
-				s.ServerId, s.Name, strings.TrimSpace(s.State + " " + s.StartError), fmt.Sprint(s.Protocols), s.Address, strconv.Itoa(int(s.UserCount)),
-			})
+			v.rows = append(v.rows, s.rows()...)
 		}
 	}
 	v.data = views

@@ -82,6 +82,8 @@ type DB struct {
 	shared *postgres // base, if it is one that several nodes share; else nil
 	member *member   // this process as one of them; else nil
 
+	listeners atomic.Pointer[[]Listener] // where this process listens
+
 	batch   *batcher
 	metrics *metrics
 	changed broadcast

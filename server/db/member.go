@@ -59,7 +59,7 @@ func join(ctx context.Context, d *DB, p *postgres, beat time.Duration) (*member,
 		return nil, err
 	}
 	err = conn.QueryRow(ctx, `INSERT INTO nodes (name, started, seen) VALUES ($1, `+dbClock+`, `+dbClock+`)
-		ON CONFLICT (name) DO UPDATE SET started = GREATEST(nodes.started + 1, excluded.started), seen = excluded.seen
+		ON CONFLICT (name) DO UPDATE SET started = GREATEST(nodes.started + 1, excluded.started), seen = excluded.seen, doc = ''
 		RETURNING started`, m.name).Scan(&m.started)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -333,4 +334,20 @@ func TestServerKilled(t *testing.T) {
 		t.Error("called dead although it was the server")
 	default:
 	}
+}
+
+// TestNodes: a node tells where it listens, and what is known of it; without a cluster it tells of itself.
+func TestNodes(t *testing.T) {
+	both(t, func(t *testing.T) {
+		d := open(t, Config{})
+		nodes := value[[]Node](t)(d.Nodes(t.Context()))
+		if len(nodes) != 1 || nodes[0].Name != d.Node() || nodes[0].State != NodeAlive || nodes[0].Listeners != nil {
+			t.Errorf("nodes %+v", nodes)
+		}
+		at := []Listener{{Server: "s-1", Door: "SFTP", Address: "192.0.2.1:22"}, {Server: "s-2", Door: "FTP", Address: "192.0.2.1:21"}}
+		must(t, d.Listens(t.Context(), at))
+		if nodes := value[[]Node](t)(d.Nodes(t.Context())); len(nodes) != 1 || !slices.Equal(nodes[0].Listeners, at) {
+			t.Errorf("nodes %+v", nodes)
+		}
+	})
 }

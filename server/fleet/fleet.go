@@ -7,6 +7,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,10 @@ type Config struct {
 	// Shared says that the fleets of other nodes serve the same catalogue. Then a server's addresses are those of whoever
 	// opened its doors last, and a node that cannot serve a server which is ONLINE leaves it to the others and goes on
 	// trying.
-	Shared     bool
+	Shared bool
+	// Listening is told where the fleet listens, whenever that has changed. An error is logged and it is told again at the
+	// next look. Nil: nobody is.
+	Listening  func(ctx context.Context, all []Listener) error
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -81,6 +85,14 @@ type Fleet struct {
 	running map[place]*instance
 	trouble map[place]trouble
 	written map[place]string // the addresses that this fleet has written into the catalogue
+	told    []Listener       // what Listening knows
+}
+
+// Listener is a door that is open.
+type Listener struct {
+	Server  server.ID
+	Door    string
+	Address string
 }
 
 // trouble is what Run remembers of a door that should be open and is not.
@@ -183,7 +195,35 @@ func (f *Fleet) reconcile(ctx context.Context) error {
 	for state, n := range states {
 		f.servers.WithLabelValues(string(state)).Set(float64(n))
 	}
+	f.announce(ctx)
 	return errors.Join(errs...)
+}
+
+// announce tells where the fleet listens, if that is news.
+func (f *Fleet) announce(ctx context.Context) {
+	if f.cfg.Listening == nil {
+		return
+	}
+	all := []Listener{} // and not nil, which is what nobody was told yet
+	for at, i := range f.running {
+		if !i.stopping() {
+			all = append(all, Listener{at.server, f.name(at), i.address})
+		}
+	}
+	slices.SortFunc(all, func(a, b Listener) int {
+		return cmp.Or(strings.Compare(string(a.Server), string(b.Server)), strings.Compare(a.Door, b.Door))
+	})
+	if f.told != nil && slices.Equal(f.told, all) {
+		return
+	}
+	if err := f.cfg.Listening(ctx, all); err != nil {
+		if ctx.Err() == nil {
+			f.cfg.Log.Warn("nobody is told where servers listen: trying again", "error", err.Error())
+			f.wakeIn(5 * f.cfg.Retry)
+		}
+		return
+	}
+	f.told = all
 }
 
 // list reads the whole catalogue.
