@@ -330,14 +330,15 @@ func (w *stepWorker) advance(ctx context.Context, h *hand, t workflow.Transition
 }
 
 // carries tells whether the worker goes on with the step after a transition. The attempts of a job are those of its
-// current step: so a job that failed once or outlived its process goes no further than the step where it did.
+// current step: so a job that failed once or outlived its process goes no further than the step where it did. Nor does one
+// of a later piece of a step: locate would look for that piece of the next one.
 func (w *stepWorker) carries(h *hand, t workflow.Transition) bool {
 	select {
 	case <-w.stopping:
 		return false
 	default:
 	}
-	return t.Wait == nil && t.Next != nil && !h.job.Expire && t.Next.Phase == h.job.Phase && t.Next.Step == h.job.Step+1 &&
+	return t.Wait == nil && t.Next != nil && !h.job.Expire && h.job.Piece == 0 && t.Next.Piece == 0 && t.Next.Phase == h.job.Phase && t.Next.Step == h.job.Step+1 &&
 		max(len(h.rj.AttemptedBy), h.rj.Attempt) <= 1 && len(h.rj.Errors) == 0 && time.Since(h.taken) < carryFor
 }
 
