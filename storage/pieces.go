@@ -13,7 +13,7 @@ type PieceCopier interface {
 	// fs.ErrNotExist if the source is not the one any more of which the first piece was copied, and fs.ErrExist if a file
 	// that must not be replaced has come meanwhile.
 	CopyPiece(ctx context.Context, c PieceCopy) (obj Object, done bool, err error)
-	// DropCopy removes what a copy to dst has at the far side that will not be ended; token is what was noted last. The file
+	// DropCopy, of the store of dst, removes what a copy has there that will not be ended; token is what was noted last. The file
 	// at dst stays, whoever made it. A second call finds nothing and is no error.
 	DropCopy(ctx context.Context, dst, token string) error
 }

@@ -37,6 +37,9 @@ const (
 
 // crashSeams puts the named crash between the rooms.
 func crashSeams(point string) seams {
+	if strings.HasPrefix(point, copyPoints) {
+		return copySeams(point)
+	}
 	var s seams
 	die := func() { _ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL); select {} }
 	switch point {

@@ -33,6 +33,7 @@ func (d *daemon) openStores() error {
 	}
 	own := d.cfg.S3.config()
 	own.RetryBudget, own.AttemptTimeout = d.cfg.S3.RetryBudget, min(30*time.Second, d.cfg.S3.RetryBudget)
+	own.CopyLimit = d.seams.copyLimit
 	own.Budget, own.Wrap, own.Logger, own.Registerer = budget, d.seams.transport, d.log, d.registry
 	if d.store, err = s3.New(own); err != nil {
 		return err
@@ -94,6 +95,7 @@ func (d *daemon) wire(ctx context.Context) error {
 
 func (d *daemon) steps() map[string]workflow.Step {
 	all := steps.New(d.stores)
+	all[workflow.TypeCopy] = &steps.Copy{Stores: d.stores, Piece: d.seams.copyPiece}
 	all[workflow.TypeDecrypt] = &steps.Decrypt{Stores: d.stores, Secrets: d.cfg.Secrets, Now: time.Now}
 	all[workflow.TypeCustom] = &steps.Custom{Targets: d.cfg.targets()}
 	if d.seams.step != nil {

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/transfer"
+	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
+
+	"github.com/transferd/transferd/workflow"
+)
+
+// The points of a copy in pieces, in the order in which it passes them. In a daemon with any of them, files of more than
+// 5 MiB are copied in parts of that size, four of them a piece.
+const (
+	copyPoints         = "copy-"
+	copyLives          = "copy-lives"           // nothing is wrong
+	copyAfterIntent    = "copy-after-intent"    // it stands in the execution that a copy begins, and nothing of it is there
+	copyAfterCreate    = "copy-after-create"    // the store has a multipart upload that nobody noted
+	copyAfterNote      = "copy-after-note"      // its id is noted, no part is copied
+	copyAfterPart      = "copy-after-part"      // two parts are copied, the piece is not done
+	copyAfterPiece     = "copy-after-piece"     // the first piece and the next one's job are written
+	copyBeforeComplete = "copy-before-complete" // all parts are copied
+	copyAfterComplete  = "copy-after-complete"  // the copy stands, the step's result is not written
+	copyAfterResult    = "copy-after-result"    // the step's result is written
+	copyStalls         = "copy-stalls"          // does not kill: the store copies no part
+	copyPieceSize      = 5 << 20
+	copyFileSize       = 6*copyPieceSize + 100
+)
+
+// copySeams make a daemon that copies in pieces, and dies at a point of it.
+func copySeams(point string) seams {
+	die := func() { _ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL); select {} }
+	s := seams{copyLimit: copyPieceSize, copyPiece: 1}
+	s.transport = func(rt http.RoundTripper) http.RoundTripper { return &dyingCopy{next: rt, point: point, die: die} }
+	s.advance = func(a workflow.Advance) workflow.Advance {
+		return func(ctx context.Context, t workflow.Transition) error {
+			err := a(ctx, t)
+			if err != nil {
+				return err
+			}
+			switch p := t.Progress; {
+			case p == nil && point == copyAfterResult && t.Wait == nil:
+				die()
+			case p == nil:
+			case t.Next != nil && point == copyAfterPiece,
+				t.Next == nil && point == copyAfterIntent,
+				t.Next == nil && point == copyAfterNote && !bytes.HasSuffix(p.State, []byte(` "}`)): // it has an UploadId
+				die()
+			}
+			return nil
+		}
+	}
+	return s
+}
+
+// dyingCopy dies at requests for a copy.
+type dyingCopy struct {
+	next  http.RoundTripper
+	point string
+	die   func()
+	parts atomic.Int32
+}
+
+func (t *dyingCopy) RoundTrip(r *http.Request) (*http.Response, error) {
+	q := r.URL.Query()
+	ours := strings.Contains(r.URL.Path, "/processed/")
+	create := ours && r.Method == http.MethodPost && q.Has("uploads")
+	part := ours && r.Method == http.MethodPut && r.Header.Get("x-amz-copy-source") != ""
+	complete := ours && r.Method == http.MethodPost && q.Has("uploadId")
+	switch {
+	case part && t.point == copyStalls:
+		return nil, errors.New("the store does not answer")
+	case complete && t.point == copyBeforeComplete:
+		t.die()
+	}
+	res, err := t.next.RoundTrip(r)
+	if err != nil || res.StatusCode >= 300 {
+		return res, err
+	}
+	if create && t.point == copyAfterCreate || complete && t.point == copyAfterComplete ||
+		part && t.point == copyAfterPart && t.parts.Add(1) == 2 {
+		t.die()
+	}
+	return res, nil
+}
+
+// TestCopyCrashPoints kills the daemon between each pair of adjacent points of a copy in pieces, starts it again, and looks
+// for the whole copy, no part of which was copied again that was noted, and no multipart upload that stays.
+func TestCopyCrashPoints(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		point        string
+		marked       bool // the copy must be marked as repeated
+		least, most  int  // parts that the second daemon copies
+		unmarkedOnly bool // it must not be
+	}{
+		{point: copyAfterIntent, marked: true, least: 6, most: 6},
+		{point: copyAfterCreate, marked: true, least: 6, most: 6},
+		{point: copyAfterNote, marked: true, least: 6, most: 6},
+		{point: copyAfterPart, marked: true, least: 2, most: 4}, // the other two of the piece may be there too
+		{point: copyAfterPiece, least: 2, most: 2},
+		{point: copyBeforeComplete, marked: true},
+		{point: copyAfterComplete, marked: true},
+		{point: copyAfterResult, unmarkedOnly: true},
+	} {
+		t.Run(c.point, func(t *testing.T) {
+			t.Parallel()
+			first := startDaemon(t, startOptions{})
+			whole, _ := first.attachWorkflows()
+			first.stop()
+			dying := startDaemon(t, startOptions{data: first.data, crash: c.point})
+			content := noise(copyFileSize)
+			dying.putUntilDeath(content, false)
+			if err := dying.awaitEnd(); !killed(err) {
+				t.Fatalf("the daemon ended with %v, not by its own kill", err)
+			}
+			p := startDaemon(t, startOptions{data: first.data, crash: copyLives})
+			e := p.awaitExecution(whole, "crash.bin")
+			if e.Status != types.ExecutionStatusCompleted {
+				t.Errorf("execution ended as %s: %+v", e.Status, e.Results)
+			}
+			if got := p.object("processed/crash.bin"); !bytes.Equal(got, content) {
+				t.Errorf("the copy is %s, want %s", sum(got), sum(content))
+			}
+			if u := p.danglingUploads(); len(u) != 0 {
+				t.Errorf("multipart uploads left: %v", u)
+			}
+			if n := int(p.metric(`transferd_s3_requests_total{op="UploadPartCopy",result="ok"}`)); n < c.least || n > c.most {
+				t.Errorf("%d parts copied after the crash, want %d to %d", n, c.least, c.most)
+			}
+			starts := p.stepStarts()[aws.ToString(e.ExecutionId)]
+			copied := 0
+			for start := range starts {
+				if strings.Contains(start, "COPY") {
+					copied++
+				}
+			}
+			if _, unmarked := repeats(starts); unmarked != 0 || c.marked && copied != 2 || c.unmarkedOnly && copied != 1 {
+				t.Errorf("starts %v", starts)
+			}
+		})
+	}
+}
+
+// TestCopyOfADeletedServer: what is there of a copy goes when its server is deleted.
+func TestCopyOfADeletedServer(t *testing.T) {
+	t.Parallel()
+	p := startDaemon(t, startOptions{crash: copyStalls})
+	whole, _ := p.attachWorkflows()
+	p.putUntilDeath(noise(copyFileSize), false)
+	p.await("a copy that has begun", func() bool {
+		u := p.danglingUploads()
+		return len(u) == 1 && strings.Contains(u[0], "processed/crash.bin")
+	})
+	server := p.env["SERVER_ID"]
+	if _, err := p.api().UpdateServer(p.t.Context(), &transfer.UpdateServerInput{ServerId: &server, WorkflowDetails: &types.WorkflowDetails{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.api().StopServer(p.t.Context(), &transfer.StopServerInput{ServerId: &server}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.api().DeleteServer(p.t.Context(), &transfer.DeleteServerInput{ServerId: &server}); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.awaitExecution(whole, "crash.bin"); e.Status != types.ExecutionStatusException {
+		t.Errorf("the execution ended as %s", e.Status)
+	}
+	p.await("no multipart upload", func() bool { return len(p.danglingUploads()) == 0 })
+}
