@@ -31,9 +31,11 @@ type base interface {
 // transaction is a Tx that can end.
 type transaction interface {
 	Tx
-	// keep forgets the jobs and events that were collected since queued told how many there are.
+	// keep forgets the jobs and events that were collected since queued told how many there are, and what was put off.
 	keep(m mark)
 	queued() mark
+	// flush does what was put off.
+	flush(ctx context.Context) error
 	// commit inserts the jobs and events, commits, and tells the queue.
 	commit(ctx context.Context) error
 	// rollback may follow anything.

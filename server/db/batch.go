@@ -168,6 +168,12 @@ func (b *batcher) transact(batch []op, errs []error, savepoints bool) (committin
 			return false, errors.Join(err, t.rollback())
 		}
 	}
+	switch err := t.flush(ctx); {
+	case err != nil && len(batch) > 1:
+		return false, errors.Join(errTogether, t.rollback())
+	case err != nil && errs[0] == nil:
+		errs[0] = err
+	}
 	if len(batch) == 1 && errs[0] != nil {
 		return false, t.rollback()
 	}
@@ -194,7 +200,10 @@ func guarded(t transaction, o op) (failed, err error) {
 	if _, err := t.Exec(ctx, "SAVEPOINT call"); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)
 	}
-	if failed = o.guard(ctx, t); failed != nil {
+	if failed = o.guard(ctx, t); failed == nil {
+		failed = t.flush(ctx)
+	}
+	if failed != nil {
 		t.keep(before)
 		if _, err := t.Exec(ctx, "ROLLBACK TO SAVEPOINT call"); err != nil {
 			return failed, fmt.Errorf("roll back to savepoint: %w", err)

@@ -115,7 +115,7 @@ func begin(ctx context.Context, tx Tx, e workflow.Execution) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO executions (id, workflow_id, status, phase, step, previous, began, ended, doc, server_id)
+	err = tx.Later(ctx, unchecked, `INSERT INTO executions (id, workflow_id, status, phase, step, previous, began, ended, doc, server_id)
 		VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)`,
 		e.ExecutionId, e.WorkflowId, e.Status, workflow.Nominal, previous, millis(e.Began), millis(e.Ended), doc,
 		e.ServiceMetadata.UserDetails.ServerId)
@@ -250,20 +250,16 @@ func finish(ctx context.Context, tx Tx, t ending) error {
 	if err := leave(ctx, tx, t.Transition); err != nil {
 		return err
 	}
-	n, err := tx.Exec(ctx, `UPDATE executions SET status = $1, phase = $2, step = $3, previous = $4, ended = $5,
+	if err := tx.Later(ctx, changed(workflow.ErrStale), `UPDATE executions SET status = $1, phase = $2, step = $3, previous = $4, ended = $5,
 		token = '', wait = '', timer = 0, progress = '', piece = 0, carried = (carried + 1) * $11 WHERE id = $6 AND phase = $7 AND step = $8 AND ended = 0
 		AND ($9 = '' OR token = $9) AND ($10 = 0 OR token <> '') AND piece = $12`,
-		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, t.token, bit(t.From.Expire), bit(t.carry), t.From.Piece)
-	if err != nil {
+		t.Status, phase, step, previous, ended, t.From.Execution, t.From.Phase, t.From.Step, t.token, bit(t.From.Expire), bit(t.carry), t.From.Piece); err != nil {
 		return err
-	}
-	if n == 0 {
-		return workflow.ErrStale
 	}
 	if err := unschedule(ctx, tx, timer); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO step_results (execution_id, phase, step, doc) VALUES ($1, $2, $3, $4)`,
+	if err := tx.Later(ctx, unchecked, `INSERT INTO step_results (execution_id, phase, step, doc) VALUES ($1, $2, $3, $4)`,
 		t.From.Execution, t.From.Phase, t.From.Step, result); err != nil {
 		return err
 	}
@@ -339,5 +335,5 @@ func cancelOne(ctx context.Context, tx Tx, e workflow.Execution, now time.Time) 
 	if e.Wait != nil {
 		t.Result.Attempt, t.Result.Began = e.Wait.Attempt, e.Wait.Began
 	}
-	return finish(ctx, tx, ending{t, "", now, false})
+	return finish(ctx, atOnce{tx}, ending{t, "", now, false})
 }

@@ -119,7 +119,7 @@ func (p *postgres) begin(ctx context.Context) (transaction, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	t := &pgTx{pgQuerier: pgQuerier{tx}, tx: tx, p: p}
+	t := &pgTx{tx: tx, p: p}
 	if m := p.node.Load(); m != nil {
 		if err := m.hold(ctx, t); err != nil {
 			return nil, errors.Join(err, t.rollback())
@@ -184,11 +184,80 @@ func isLost(err error) bool {
 
 // pgTx is Tx on PostgreSQL.
 type pgTx struct {
-	pgQuerier
 	outbox
-	tx pgx.Tx
-	p  *postgres
+	tx     pgx.Tx
+	p      *postgres
+	later  []later
+	failed error // what a flush met whose caller could not be told
 }
+
+// later is a statement that is put off.
+type later struct {
+	check func(int64) error
+	query string
+	args  []any
+}
+
+// Later is part of Tx. Each statement costs the time to the server and back, and a switch of processes on both ways if that
+// is the same machine; all that are put off cost one.
+func (t *pgTx) Later(_ context.Context, check func(int64) error, query string, args ...any) error {
+	t.later = append(t.later, later{check, query, args})
+	return nil
+}
+
+func (t *pgTx) flush(ctx context.Context) error {
+	err := t.failed
+	t.failed = nil
+	if len(t.later) == 0 || err != nil {
+		t.later = nil
+		return err
+	}
+	var batch pgx.Batch
+	for _, l := range t.later {
+		batch.Queue(l.query, l.args...)
+	}
+	results := t.tx.SendBatch(ctx, &batch)
+	for _, l := range t.later {
+		var tag pgconn.CommandTag
+		if tag, err = results.Exec(); err == nil {
+			err = l.check(tag.RowsAffected())
+		}
+		if err != nil {
+			break
+		}
+	}
+	t.later = nil
+	if end := results.Close(); err == nil { // else it may only tell what came after the first error
+		err = end
+	}
+	return explain(err)
+}
+
+func (t *pgTx) keep(m mark) {
+	t.later, t.failed = nil, nil
+	t.outbox.keep(m)
+}
+
+// Query is part of Tx.
+func (t *pgTx) Query(ctx context.Context, each func(func(...any) error) error, query string, args ...any) error {
+	if err := t.flush(ctx); err != nil {
+		return err
+	}
+	return pgQuerier{t.tx}.Query(ctx, each, query, args...)
+}
+
+// QueryRow is part of Tx.
+func (t *pgTx) QueryRow(ctx context.Context, query string, args ...any) interface{ Scan(...any) error } {
+	if err := t.flush(ctx); err != nil {
+		return noRow{err}
+	}
+	return pgQuerier{t.tx}.QueryRow(ctx, query, args...)
+}
+
+// noRow is what comes of a query that could not be asked.
+type noRow struct{ err error }
+
+func (r noRow) Scan(...any) error { return r.err }
 
 func (t *pgTx) commit(ctx context.Context) error {
 	if len(t.jobs) > 0 {
@@ -217,6 +286,9 @@ func (t *pgTx) rollback() error {
 }
 
 func (t *pgTx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+	if err := t.flush(ctx); err != nil {
+		return 0, err
+	}
 	tag, err := t.tx.Exec(ctx, query, args...)
 	return tag.RowsAffected(), explain(err)
 }
@@ -235,7 +307,11 @@ func (t *pgTx) Catalogue(ctx context.Context) error {
 	return err
 }
 
-func (t *pgTx) Jobs() riverdriver.ExecutorTx { return t.p.driver.UnwrapExecutor(t.tx) }
+// Jobs is part of Tx.
+func (t *pgTx) Jobs() riverdriver.ExecutorTx {
+	t.failed = t.flush(context.Background()) // the end of the call tells
+	return t.p.driver.UnwrapExecutor(t.tx)
+}
 
 // pgQuerier is Querier on a pool or a transaction of pgx.
 type pgQuerier struct {

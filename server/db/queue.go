@@ -345,11 +345,8 @@ func (w *stepWorker) carries(h *hand, t workflow.Transition) bool {
 // complete ends a running job. A finished job's row is of no use to anybody: the execution is the record. River's own
 // completion would keep it for a while, at the price of a second version of the row and of its six indices' entries.
 func complete(ctx context.Context, tx Tx, job int64) error {
-	n, err := tx.Exec(ctx, `DELETE FROM river_job WHERE id = $1 AND state = 'running'`, job)
-	if err == nil && n == 0 {
-		err = fmt.Errorf("end job %d: %w", job, rivertype.ErrNotFound)
-	}
-	return err
+	return tx.Later(ctx, changed(fmt.Errorf("end job %d: %w", job, rivertype.ErrNotFound)),
+		`DELETE FROM river_job WHERE id = $1 AND state = 'running'`, job)
 }
 
 // settled is nil if a job that ended without a transition is its execution's current one no more. Otherwise the engine

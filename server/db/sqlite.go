@@ -170,6 +170,13 @@ func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, 
 	return res.RowsAffected()
 }
 
+// Later is part of Tx. A statement is a call of a function here, which putting off does not make cheaper.
+func (t *sqliteTx) Later(ctx context.Context, check func(int64) error, query string, args ...any) error {
+	return atOnce{t}.Later(ctx, check, query, args...)
+}
+
+func (t *sqliteTx) flush(context.Context) error { return nil }
+
 // Catalogue is part of Tx: the one connection keeps everybody else out already, and nobody else listens.
 func (t *sqliteTx) Catalogue(context.Context) error { return nil }
 

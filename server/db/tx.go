@@ -30,6 +30,9 @@ type Tx interface {
 	Querier
 	// Exec runs a statement and tells how many rows it changed.
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
+	// Later runs a statement that nothing is read from and asks check how many rows it changed: at once, or together with
+	// others, in their order, before anything else is asked of the transaction or its call ends. Then the error is the call's.
+	Later(ctx context.Context, check func(rows int64) error, query string, args ...any) error
 	// Enqueue makes a job part of the transaction, to be worked once that is committed.
 	Enqueue(j workflow.Job)
 	// Emit makes an event part of the transaction: it gets its number just before the commit.
@@ -39,6 +42,30 @@ type Tx interface {
 	Catalogue(ctx context.Context) error
 	// Jobs is River's own access to its rows.
 	Jobs() riverdriver.ExecutorTx
+}
+
+// changed is a check of Later: a statement that changed nothing is this error.
+func changed(none error) func(int64) error {
+	return func(rows int64) error {
+		if rows == 0 {
+			return none
+		}
+		return nil
+	}
+}
+
+// unchecked is a check of Later that is content with any number.
+func unchecked(int64) error { return nil }
+
+// atOnce is a Tx that puts nothing off.
+type atOnce struct{ Tx }
+
+func (t atOnce) Later(ctx context.Context, check func(int64) error, query string, args ...any) error {
+	n, err := t.Exec(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	return check(n)
 }
 
 // querier is Querier on a pool, a connection or a transaction of database/sql.
@@ -101,6 +128,9 @@ func (d *DB) attempt(ctx context.Context, kind string, fn func(context.Context, 
 		}
 	}()
 	if err := fn(ctx, t); err != nil {
+		return false, err
+	}
+	if err := t.flush(ctx); err != nil {
 		return false, err
 	}
 	return true, t.commit(ctx)

@@ -13,6 +13,22 @@ import (
 	"github.com/transferd/transferd/workflow"
 )
 
+// errBegun and errEnded are a row that stands already, and one that is none any more.
+var (
+	errBegun = errors.New("upload has begun")
+	errEnded = errors.New("upload has ended or never began")
+)
+
+// requireSame wants a row to be just this open upload's.
+func (d *DB) requireSame(ctx context.Context, id, doc string) error {
+	var n int
+	err := d.reader().QueryRow(ctx, `SELECT 1 FROM uploads WHERE id = $1 AND doc = $2 AND ended = 0`, id, doc).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = &server.ExistsError{ResourceType: "Upload", Resource: id}
+	}
+	return err
+}
+
 // Begin writes an upload's row. It is durable once it returns. A row that stands already with just this upload is no error:
 // the connection was lost while it was committed, and the caller tries again.
 func (d *DB) Begin(ctx context.Context, u session.Upload) error {
@@ -21,18 +37,13 @@ func (d *DB) Begin(ctx context.Context, u session.Upload) error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
-		n, err := tx.Exec(ctx, `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict, place)
+		return tx.Later(ctx, changed(errBegun), `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict, place)
 			VALUES ($1, $2, $3, $4, 0, $5, $6, '', $7) ON CONFLICT DO NOTHING`,
 			u.ID, u.Node, u.Server, millis(u.Began), u.Token, doc, place(u.Location))
-		if err != nil || n > 0 {
-			return err
-		}
-		err = tx.QueryRow(ctx, `SELECT 1 FROM uploads WHERE id = $1 AND doc = $2 AND ended = 0`, u.ID, doc).Scan(&n)
-		if errors.Is(err, sql.ErrNoRows) {
-			err = &server.ExistsError{ResourceType: "Upload", Resource: u.ID}
-		}
-		return err
 	})
+	if errors.Is(err, errBegun) {
+		err = d.requireSame(ctx, u.ID, doc)
+	}
 	if err != nil {
 		return fmt.Errorf("journal: begin: %w", err)
 	}
@@ -76,7 +87,7 @@ func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
 // End writes an upload's verdict and, in the same transaction, queues the execution that the server has attached to it.
 // It is durable once it returns; ending an ended upload changes nothing.
 func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error {
-	return d.end(ctx, u, v, d.cause())
+	return d.end(ctx, u, v, func(context.Context, Tx) error { return nil })
 }
 
 // EndSuperseded is End for an upload whose file gave way to a newer one before anybody knew that it was cut. Its execution
@@ -84,12 +95,8 @@ func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error
 func (d *DB) EndSuperseded(ctx context.Context, u session.Upload, v session.Verdict) error {
 	v.Object.ETag = "superseded" // of no file: also a retry finds that the file has changed
 	var ended workflow.Trigger
-	cause := d.cause()
-	err := d.end(ctx, u, v, func(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
+	err := d.end(ctx, u, v, func(ctx context.Context, tx Tx) error {
 		ended = ""
-		if err := cause(ctx, tx, u, v); err != nil {
-			return err
-		}
 		e, err := readExecution(ctx, tx, workflow.ExecutionID(u.ID))
 		var none *server.NotFoundError
 		if errors.As(err, &none) || err == nil && !e.Ended.IsZero() {
@@ -113,8 +120,8 @@ func (d *DB) EndSuperseded(ctx context.Context, u session.Upload, v session.Verd
 	return err
 }
 
-// end writes a verdict and what it causes.
-func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, cause causer) error {
+// end writes a verdict and what it causes, and then more in the same transaction.
+func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, more func(context.Context, Tx) error) error {
 	if v.Ended.IsZero() {
 		v.Ended = d.now()
 	}
@@ -122,20 +129,28 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, cause
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	c := &cause{d: d, u: u, v: v}
 	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE uploads SET ended = $1, verdict = $2 WHERE id = $3 AND ended = 0`,
-			millis(v.Ended), doc, u.ID)
+		x, err := c.execution(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if n == 0 {
-			return requireUpload(ctx, tx, u.ID)
+		err = tx.Later(ctx, changed(errEnded), `UPDATE uploads SET ended = $1, verdict = $2 WHERE id = $3 AND ended = 0`,
+			millis(v.Ended), doc, u.ID)
+		if err == nil {
+			err = d.tell(tx, u, v)
 		}
-		if err := d.tell(tx, u, v); err != nil {
+		if err == nil && x != nil {
+			err = begin(ctx, tx, *x)
+		}
+		if err != nil {
 			return err
 		}
-		return cause(ctx, tx, u, v)
+		return more(ctx, tx)
 	})
+	if errors.Is(err, errEnded) {
+		err = requireUpload(ctx, d.reader(), u.ID)
+	}
 	if err != nil {
 		return fmt.Errorf("journal: end: %w", err)
 	}
@@ -145,61 +160,57 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, cause
 	return nil
 }
 
-// causer begins what a verdict causes. It is one call's, who may run it more than once.
-type causer = func(context.Context, Tx, session.Upload, session.Verdict) error
-
-// cause makes a causer of executions, which asks the throttle once.
-func (d *DB) cause() causer {
-	asked, granted := false, false
-	return func(ctx context.Context, tx Tx, u session.Upload, v session.Verdict) error {
-		return d.execute(ctx, tx, u, v, func(id workflow.ID, t workflow.Trigger) bool {
-			if !asked {
-				asked, granted = true, d.grant(ctx, u, id, t)
-			}
-			return granted
-		})
-	}
+// cause is a verdict about to cause something. Its call may do so more than once, but asks the throttle once.
+type cause struct {
+	d              *DB
+	u              session.Upload
+	v              session.Verdict
+	asked, granted bool
 }
 
 // grant asks the throttle, and tells of its refusal. Whoever ends the upload again, because the transaction fails, may be
 // luckier, and then this has been said in vain.
-func (d *DB) grant(ctx context.Context, u session.Upload, id workflow.ID, t workflow.Trigger) bool {
-	if d.throttle.take(id, d.now()) {
-		return true
+func (c *cause) grant(ctx context.Context, id workflow.ID, t workflow.Trigger) bool {
+	if c.asked {
+		return c.granted
 	}
-	d.log.WarnContext(ctx, "workflow", "type", "ExecutionThrottled", "details", struct{}{}, "workflowId", id,
-		"executionId", u.ID, slog.Group("transferDetails", "serverId", u.Server, "username", u.User, "sessionId", u.Session),
-		"trigger", t)
-	return false
+	c.asked, c.granted = true, c.d.throttle.take(id, c.d.now())
+	if !c.granted {
+		c.d.log.WarnContext(ctx, "workflow", "type", "ExecutionThrottled", "details", struct{}{}, "workflowId", id,
+			"executionId", c.u.ID, slog.Group("transferDetails", "serverId", c.u.Server, "username", c.u.User, "sessionId", c.u.Session),
+			"trigger", t)
+	}
+	return c.granted
 }
 
-// execute begins the execution that a verdict causes, if the server says so at this moment. A file of zero bytes starts
-// none (AWS, "Create a workflow": files of size 0 do not trigger it).
-func (d *DB) execute(ctx context.Context, tx Tx, u session.Upload, v session.Verdict, granted func(workflow.ID, workflow.Trigger) bool) error {
+// execution is what a verdict causes, if the server says so at this moment; else nil. A file of zero bytes starts none
+// (AWS, "Create a workflow": files of size 0 do not trigger it).
+func (c *cause) execution(ctx context.Context, tx Tx) (*workflow.Execution, error) {
+	u, v := c.u, c.v
 	trigger := map[session.Outcome]workflow.Trigger{
 		session.Complete: workflow.OnUpload, session.Partial: workflow.OnPartialUpload,
 	}[v.Outcome]
 	if trigger == "" || v.Received <= 0 {
-		return nil
+		return nil, nil
 	}
 	var role, doc string
 	err := tx.QueryRow(ctx, `SELECT a.role, w.doc FROM attachments a JOIN workflows w ON w.id = a.workflow_id
 		WHERE a.server_id = $1 AND a.event = $2`, u.Server, trigger).Scan(&role, &doc)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var w workflow.Workflow
 	if err := json.Unmarshal([]byte(doc), &w); err != nil {
-		return err
+		return nil, err
 	}
-	if !granted(w.WorkflowId, trigger) {
-		return nil
+	if !c.grant(ctx, w.WorkflowId, trigger) {
+		return nil, nil
 	}
 	file := fileLocation(u, v)
-	return begin(ctx, tx, workflow.Execution{
+	return &workflow.Execution{
 		ExecutionId:         workflow.ExecutionID(u.ID),
 		InitialFileLocation: file,
 		ServiceMetadata: workflow.ServiceMetadata{UserDetails: workflow.UserDetails{
@@ -211,9 +222,9 @@ func (d *DB) execute(ctx context.Context, tx Tx, u session.Upload, v session.Ver
 		Plan:          workflow.Plan{Steps: w.Steps, OnExceptionSteps: w.OnExceptionSteps},
 		Trigger:       trigger,
 		Evidence:      string(v.Evidence),
-		Began:         d.now(),
+		Began:         c.d.now(),
 		Previous:      file,
-	})
+	}, nil
 }
 
 func fileLocation(u session.Upload, v session.Verdict) workflow.FileLocation {
