@@ -173,6 +173,7 @@ func (c *connection) front(ch ssh.Channel, s *session.Session) (_ *front, done f
 		used:         c.touch,
 		now:          c.Now,
 		bulk:         bulk,
+		work:         c.workers.run,
 		bridge:       func() *bridge { return newBridge(f.out, h.table(), s.RealPath("."), &f.serving) },
 	})
 	return f, done

@@ -74,6 +74,7 @@ type Server struct {
 	metrics *metrics
 	buffers buffers
 	windows *windowBudget
+	workers workers
 }
 
 // New makes a Server.
@@ -96,5 +97,5 @@ func New(c Config) *Server {
 	c.MaxAuthTries = cmp.Or(c.MaxAuthTries, 6)
 	c.WindowBudget = cmp.Or(c.WindowBudget, 256<<20)
 	m := newMetrics(c.Metrics)
-	return &Server{Config: c, metrics: m, buffers: newBuffers(), windows: &windowBudget{gauge: m.windows, limit: c.WindowBudget}}
+	return &Server{Config: c, metrics: m, buffers: newBuffers(), windows: &windowBudget{gauge: m.windows, limit: c.WindowBudget}, workers: newWorkers()}
 }

@@ -47,6 +47,7 @@ type backing struct {
 	now          func() time.Time
 	bulk         func(bool)     // told before each read whether uploads are open
 	bridge       func() *bridge // made at a packet that needs it
+	work         func(func())   // in another goroutine
 }
 
 // front reads the packets of one channel. run is one goroutine; only the ends of uploads and the bridge have their own.

@@ -182,6 +182,7 @@ func benchFront(w *wire) *front {
 		uploadEnds:   nothing,
 		used:         nothing,
 		bulk:         func(bool) {},
+		work:         func(f func()) { go f() },
 		now:          time.Now,
 	})
 }

@@ -52,7 +52,7 @@ type reader interface {
 }
 
 // uploads are the upload handles of a session. Only the front's goroutine touches the table; what ends an upload runs in
-// goroutines of its own. Handles are a "w" and a number: pkg/sftp's are bare numbers.
+// other goroutines. Handles are a "w" and a number: pkg/sftp's are bare numbers.
 type uploads struct {
 	open map[string]*upload
 	last uint64
@@ -229,7 +229,7 @@ func (u *upload) endReads() error {
 	return u.reader.Close()
 }
 
-// close answers CLOSE of an upload, in a goroutine: only when the storage has committed and the verdict is durable, and
+// close answers CLOSE of an upload, in another goroutine: only when the storage has committed and the verdict is durable, and
 // meanwhile the session goes on.
 func (f *front) close(packet []byte) error {
 	d := fields{rest: packet[1:]}
@@ -239,7 +239,9 @@ func (f *front) close(packet []byte) error {
 		return f.forward(packet)
 	}
 	delete(f.uploads.open, string(handle))
-	f.uploads.ends.Go(func() {
+	f.uploads.ends.Add(1)
+	f.work(func() {
+		defer f.uploads.ends.Done()
 		defer f.uploadEnds()
 		defer f.quota.give()
 		err := errors.Join(u.endReads(), u.file.Close())
