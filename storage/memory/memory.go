@@ -91,6 +91,7 @@ type multipart struct {
 	name    string
 	content []byte
 	old     *file // what is to be changed; nil if a new file is made
+	kept    int   // how much of content is old's
 	of      *file // what is copied; nil if it is no copy
 }
 

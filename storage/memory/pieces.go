@@ -115,15 +115,6 @@ func (s *Store) beginPieces(ctx context.Context, c storage.PieceCopy) (token str
 	return token, false, err
 }
 
-// dropUnnoted removes copies to dst of which nothing is copied; mu is held.
-func (s *Store) dropUnnoted(dst string) {
-	for token, m := range s.parts {
-		if m.of != nil && m.name == dst && len(m.content) == 0 {
-			delete(s.parts, token)
-		}
-	}
-}
-
 // DropCopy implements storage.PieceCopier.
 func (s *Store) DropCopy(ctx context.Context, dst, token string) error {
 	return s.do(ctx, Abort, dst, func() error {

@@ -227,7 +227,7 @@ func (u *upload) begin() error {
 		u.token = fmt.Sprintf("token-%d", u.store.last)
 		m := &multipart{name: u.name, old: u.old}
 		if u.old != nil {
-			m.content = slices.Clone(u.old.content[:u.sent])
+			m.content, m.kept = slices.Clone(u.old.content[:u.sent]), int(u.sent)
 		}
 		u.store.parts[u.token] = m
 		return nil
@@ -330,10 +330,8 @@ func (s *Store) Resume(ctx context.Context, name string, dead storage.DeadUpload
 			}
 		}
 		delete(s.parts, dead.Token)
-		for token, m := range s.parts { // made, but never noted: no part was sent
-			if dead.Token == "" && m.name == name && len(m.content) == 0 {
-				delete(s.parts, token)
-			}
+		if dead.Token == "" {
+			s.dropUnnoted(name)
 		}
 		if dead.Token == "" && dead.Modify {
 			f, ok := s.files[name]

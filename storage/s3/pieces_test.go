@@ -44,7 +44,6 @@ func TestPiecesAcrossProcesses(t *testing.T) {
 	process := func() *Backend {
 		s := testStore(t, gw.URL(), func(c *Config) {
 			inParts(c)
-			c.Parallel = 2
 			c.Wrap = func(next http.RoundTripper) http.RoundTripper {
 				return roundTripper(func(r *http.Request) (*http.Response, error) {
 					if isCopy(r) {
@@ -85,7 +84,7 @@ func TestPiecesAreDropped(t *testing.T) {
 	t.Parallel()
 	gw := sharedGateway(t)
 	b := testBucket(t, testStore(t, gw.URL(), inParts), "dropped-pieces")
-	storagetest.Write(t, b, "src", storagetest.Bytes(91, 31*mib))
+	storagetest.Write(t, b, "src", storagetest.Bytes(91, 16*mib))
 	p := storage.PieceCopy{Src: "src", To: b, Dst: "dst"}
 	tokens := dieIn(t, b, p, 2)
 	var last string
@@ -131,7 +130,7 @@ func TestPiecesTakeNoOtherFile(t *testing.T) {
 			}
 		})
 		b := testBucket(t, s, fmt.Sprintf("taken-%v", lost))
-		storagetest.Write(t, b, "src", storagetest.Bytes(92, 31*mib))
+		storagetest.Write(t, b, "src", storagetest.Bytes(92, 16*mib))
 		var last string
 		p := storage.PieceCopy{Src: "src", To: b, Dst: "dst", Note: func(_ context.Context, token string) error { last = token; return nil }}
 		if _, done, err := b.CopyPiece(t.Context(), p); done || err != nil {
@@ -140,7 +139,7 @@ func TestPiecesTakeNoOtherFile(t *testing.T) {
 		p.Token = last
 		if lost {
 			cut.Store(true)
-			if obj, done, err := b.CopyPiece(t.Context(), p); !done || err != nil || obj.Size != 31*mib || cut.Load() {
+			if obj, done, err := b.CopyPiece(t.Context(), p); !done || err != nil || obj.Size != 16*mib || cut.Load() {
 				t.Errorf("after a lost answer: %+v, %v, %v", obj, done, err)
 			}
 			continue

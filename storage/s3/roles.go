@@ -27,7 +27,7 @@ func NewRoles(own *Store, roles map[string]Config) (*Roles, error) {
 	r := &Roles{own: own, roles: make(map[string]*Store, len(roles))}
 	for arn, cfg := range roles {
 		cfg.Budget, cfg.Logger, cfg.Now, cfg.Wrap = own.cfg.Budget, own.cfg.Logger, own.cfg.Now, own.cfg.Wrap
-		cfg.PartSize, cfg.Parallel = own.cfg.PartSize, own.cfg.Parallel
+		cfg.PartSize, cfg.Parallel, cfg.CopyLimit = own.cfg.PartSize, own.cfg.Parallel, own.cfg.CopyLimit
 		cfg.RetryBudget, cfg.AttemptTimeout = own.cfg.RetryBudget, own.cfg.AttemptTimeout
 		s, err := newStore(cfg, own.metrics, own.credentials)
 		if err != nil {

@@ -122,8 +122,8 @@ func testBucket(t testing.TB, s *Store, name string) *Backend {
 	return s.Bucket(name)
 }
 
-// inParts has large files copied in parts, of few of which a test's are made.
-func inParts(c *Config) { c.CopyLimit = minPart }
+// inParts has files copied in parts of which a test's have a few, two at a time.
+func inParts(c *Config) { c.CopyLimit, c.Parallel = minPart, 2 }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()

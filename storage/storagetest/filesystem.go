@@ -25,6 +25,7 @@ func (tr Traits) tests() map[string]func(*testing.T, storage.Backend) {
 		instead["Resume"] = resumeOfNothing
 		instead["ResumeReplacesAnOlderFile"] = resumeTakesWhatStands
 		instead["ExclusiveResumed"] = exclusiveResumedOnce
+		instead["DiscardOwn"] = discardOwnUnmarked
 	}
 	if tr.InPlace { // they are one file
 		instead["ExclusiveResumed"] = func(t *testing.T, _ storage.Backend) { t.Skip("both write into one file") }

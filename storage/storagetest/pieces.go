@@ -10,7 +10,7 @@ import (
 )
 
 // longFile is more than a store copies in one piece.
-const longFile = 31 << 20
+const longFile = 16 << 20
 
 func pieceCopier(t *testing.T, b storage.Backend) storage.PieceCopier {
 	t.Helper()
