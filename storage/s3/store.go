@@ -43,7 +43,7 @@ type Config struct {
 	Environment bool
 	// Role, if set, is borrowed with those credentials; requests are signed with what the STS lends.
 	Role *Role
-	// CAFile has certificates, PEM, that are trusted besides the system's.
+	// CAFile has certificates, PEM, that are trusted besides the system's. It is read again when it changes.
 	CAFile string
 	// Proxy is the URL of the HTTP proxy on the way to the store and to the STS; empty is what the environment says.
 	Proxy string
@@ -90,7 +90,7 @@ type Store struct {
 type endpoint struct {
 	cfg       Config
 	sizes     sizes
-	transport *http.Transport
+	transport *transport
 	metrics   *metrics
 	sweeper   *sweeper
 	source    aws.CredentialsProvider // with which the role is borrowed, if there is one
@@ -125,7 +125,7 @@ func newStore(cfg Config, metrics *metrics, inherited aws.CredentialsProvider) (
 	if err != nil {
 		return nil, err
 	}
-	transport, err := cfg.newTransport()
+	transport, err := newTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
