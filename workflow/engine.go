@@ -22,10 +22,14 @@ type Config struct {
 	Now        func() time.Time
 	// StepTimeout bounds one attempt at a step; zero means 30 minutes, the longest that AWS lets a step run.
 	StepTimeout time.Duration
+	// FileTimeout is that of steps that take the longer the larger their file is, COPY and DECRYPT: zero means twelve hours, or
+	// StepTimeout if that is set. A long copy inside S3 is done in pieces, each of which is an attempt.
+	FileTimeout time.Duration
 }
 
 const (
 	defaultStepTimeout = 30 * time.Minute
+	defaultFileTimeout = 12 * time.Hour
 	// advanceTimeout bounds the commit of a result whose job was told to stop.
 	advanceTimeout = 15 * time.Second
 )
@@ -39,6 +43,12 @@ type Engine struct {
 
 // New makes an engine.
 func New(cfg Config) (*Engine, error) {
+	if cfg.FileTimeout <= 0 {
+		cfg.FileTimeout = defaultFileTimeout
+		if cfg.StepTimeout > 0 {
+			cfg.FileTimeout = cfg.StepTimeout
+		}
+	}
 	if cfg.StepTimeout <= 0 {
 		cfg.StepTimeout = defaultStepTimeout
 	}
@@ -203,7 +213,7 @@ func (e *Engine) attempt(ctx context.Context, r *run, advance Advance) error {
 	if !ok {
 		return &StepError{Type: BadRequest, Message: "Steps of type " + r.spec.Type + " are not supported."}
 	}
-	bounded, cancel := context.WithTimeout(ctx, e.cfg.StepTimeout)
+	bounded, cancel := context.WithTimeout(ctx, e.timeout(r.spec))
 	defer cancel()
 	err = guarded(func() error { return step.Run(bounded, in) })
 	if _, more := errors.AsType[*Continue](err); more {
@@ -217,6 +227,14 @@ func (e *Engine) attempt(ctx context.Context, r *run, advance Advance) error {
 		err = &StepError{Type: StepTimeout, Message: "The step took too long.", Err: err}
 	}
 	return err
+}
+
+// timeout bounds an attempt at a step.
+func (e *Engine) timeout(spec StepSpec) time.Duration {
+	if spec.Type == TypeCopy || spec.Type == TypeDecrypt {
+		return e.cfg.FileTimeout
+	}
+	return e.cfg.StepTimeout
 }
 
 // guarded runs a step so that its panic is its own error and nobody else's. Another attempt would panic again.
