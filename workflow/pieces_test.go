@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/transferd/transferd/storage"
@@ -170,4 +171,22 @@ func TestSaveTooLate(t *testing.T) {
 	if err := e.Run(t.Context(), job, l.advance); err != nil || !errors.Is(saved, workflow.ErrStale) {
 		t.Errorf("run %v, save %v", err, saved)
 	}
+}
+
+// TestTimeoutByType: what takes the longer the larger a file is may take longer.
+func TestTimeoutByType(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for typ, want := range map[string]time.Duration{workflow.TypeCopy: 12 * time.Hour, workflow.TypeTag: 30 * time.Minute} {
+			l := newLedger(t)
+			l.maxAttempts = 1
+			e := newEngine(t, l, all(stepFunc(func(ctx context.Context, _ *workflow.Input) error { <-ctx.Done(); return ctx.Err() })))
+			l.enqueue(execution("e", workflow.Plan{Steps: []workflow.StepSpec{{Type: typ}}}))
+			start := time.Now()
+			x := l.finish(e, "e")
+			if got := outcome(x.Results.Steps); time.Since(start) != want || !slices.Equal(got, []string{"TIMEOUT"}) {
+				t.Errorf("%s: %v after %v, want %v", typ, got, time.Since(start), want)
+			}
+		}
+	})
 }
