@@ -31,7 +31,7 @@ storm: ## kill -9 at random moments, KILLS times; prints the table
 	go test -count=1 -timeout 60m -run '^TestWorkflowStorm$$' -v ./cmd/transferd -storm $(KILLS) -executions $$(( $(KILLS) * 20 ))
 	go test -count=1 -timeout 60m -run '^(TestClusterLosesItsDatabase|TestZombie)$$' -v ./cmd/transferd -storm $(KILLS)
 
-bench: ## a 1 GiB put beside OpenSSH's sftp-server in the same run; prints ratios
+bench: ## uploads over SFTP to a file system on tmpfs beside OpenSSH's sftp-server in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkPut$$' -v ./cmd/transferd -bench-put
 
 matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do, FileZilla in its window with them

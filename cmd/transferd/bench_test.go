@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -10,54 +11,90 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/transfer"
+	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 )
 
-var benchPut = flag.Bool("bench-put", false, "run TestBenchmarkPut: a 1 GiB put beside OpenSSH's sftp-server")
+var (
+	benchPut  = flag.Bool("bench-put", false, "run TestBenchmarkPut: uploads to a file system beside OpenSSH's sftp-server")
+	putRounds = flag.Int("bench-put-rounds", benchRounds, "rounds of TestBenchmarkPut")
+	putMiB    = flag.Int("bench-put-mib", 1024, "MiB of each of its uploads")
+	putFiles  = flag.Int("bench-put-files", 4000, "small files of each of its uploads of small files")
+)
 
+// benchRounds is how often a benchmark does everything.
 const benchRounds = 5
 
-// putFigure is one measured put.
+// putFigure is one measured upload.
 type putFigure struct {
-	seconds float64 // wall clock of the client
+	seconds float64 // wall clock of the clients
 	cpu     float64 // CPU seconds of the server's own processes
 	store   float64 // CPU seconds of the S3 store, ours only
 }
 
-// TestBenchmarkPut measures a 1 GiB put over aes128-gcm with OpenSSH's sftp client, in turn into transferd (S3 store on
-// tmpfs) and into OpenSSH's sshd with sftp-server (files on tmpfs), and prints figures and ratios. It judges nothing.
+// putBench is a server with the domain EFS whose files lie on tmpfs and whose state lies on the disk, and what is sent.
+type putBench struct {
+	t      *testing.T
+	p      *proc
+	dir    string // on tmpfs
+	server string
+	flow   bool // it has a workflow
+}
+
+// benchPlace is where a client logs in and puts things.
+type benchPlace struct {
+	user, host, port, dir string
+}
+
+// TestBenchmarkPut measures uploads over SFTP, in turn into transferd and into OpenSSH's sshd with sftp-server, the files
+// of both on tmpfs, and prints figures and ratios. It judges nothing.
 func TestBenchmarkPut(t *testing.T) {
 	if !*benchPut {
 		t.Skip("a benchmark: run it with -bench-put (make bench)")
 	}
-	const size = 1 << 30
-	dir, err := os.MkdirTemp("/dev/shm", "transferd-bench-")
-	if err != nil {
-		t.Fatal(err)
+	b := newPutBench(t)
+	variants := []struct {
+		name string
+		run  func(benchPlace)
+		flow bool // ours has workflows attached
+	}{
+		{"1 stream, aes128-gcm", func(at benchPlace) { b.streams(at, "aes128-gcm@openssh.com", 1) }, false},
+		{"8 streams, aes128-gcm", func(at benchPlace) { b.streams(at, "aes128-gcm@openssh.com", benchStreams) }, false},
+		{"1 stream, chacha20-poly1305", func(at benchPlace) { b.streams(at, "chacha20-poly1305@openssh.com", 1) }, false},
+		{"1 stream, lftp, aes128-gcm", b.lftp, false},
+		{"10 KiB files, 8 connections", b.small, false},
+		{"the same with a workflow", b.small, true},
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	source := filepath.Join(dir, "source.bin")
-	if err := os.WriteFile(source, noise(size), 0o600); err != nil {
-		t.Fatal(err)
+	ours, theirs := map[string][]putFigure{}, map[string][]putFigure{}
+	for round := range *putRounds {
+		for _, v := range variants {
+			b.attach(v.flow)
+			for turn := range 2 {
+				if (turn+round)%2 == 0 { // nobody is always first
+					ours[v.name] = append(ours[v.name], b.ours(v.run))
+				} else {
+					theirs[v.name] = append(theirs[v.name], b.openSSH(v.run))
+				}
+			}
+		}
 	}
-	p := startDaemon(t, startOptions{program: product(t), data: filepath.Join(dir, "data")})
-	var ours, theirs []putFigure
-	for range benchRounds {
-		ours = append(ours, p.benchOurs(t, source))
-		theirs = append(theirs, benchOpenSSH(t, p, dir, source))
+	t.Logf("%d MiB or %d files of 10 KiB each time, %d rounds, median (min–max); files on tmpfs, transferd's state on disk", *putMiB, *putFiles, *putRounds)
+	for _, v := range variants {
+		var speed, cpu []float64
+		for i, o := range ours[v.name] {
+			s := theirs[v.name][i]
+			speed, cpu = append(speed, s.seconds/o.seconds), append(cpu, o.cpu/s.cpu)
+		}
+		seconds, cost := func(f putFigure) float64 { return f.seconds }, func(f putFigure) float64 { return f.cpu }
+		t.Logf("%-28s throughput ratio %s, server CPU ratio %s; seconds %s and %s, CPU seconds %s and %s", v.name, spread(speed), spread(cpu),
+			spreadOf(ours[v.name], seconds), spreadOf(theirs[v.name], seconds), spreadOf(ours[v.name], cost), spreadOf(theirs[v.name], cost))
 	}
-	const gib = float64(size) / (1 << 30)
-	t.Logf("round  transferd MiB/s  CPU-s/GiB  (store CPU-s/GiB)   OpenSSH MiB/s  CPU-s/GiB   ratio MiB/s  ratio CPU")
-	var speed, cpu []float64
-	for i := range ours {
-		o, s := ours[i], theirs[i]
-		speed, cpu = append(speed, s.seconds/o.seconds), append(cpu, o.cpu/s.cpu)
-		t.Logf("%5d  %15.0f  %9.2f  %17.2f   %13.0f  %9.2f   %11.2f  %9.2f", i+1,
-			1024*gib/o.seconds, o.cpu/gib, o.store/gib, 1024*gib/s.seconds, s.cpu/gib, speed[i], cpu[i])
-	}
-	t.Logf("ratio transferd/OpenSSH, median of %d (min–max): throughput %s, server CPU %s", benchRounds, spread(speed), spread(cpu))
 }
 
 func spread(v []float64) string {
@@ -65,49 +102,99 @@ func spread(v []float64) string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", s[len(s)/2], s[0], s[len(s)-1])
 }
 
-func (p *proc) benchOurs(t *testing.T, source string) putFigure {
+func newPutBench(t *testing.T) *putBench {
 	t.Helper()
-	store := p.storePid(t)
-	cpu, storeCPU := cpuSeconds(t, p.cmd.Process.Pid), cpuSeconds(t, store)
-	cmd := p.sftpCommand(t.Context(), p.env["SFTP_USER"], "put "+source+" bench.bin\n", "-oCiphers=aes128-gcm@openssh.com")
-	f := putFigure{seconds: timed(t, cmd)}
-	f.cpu, f.store = cpuSeconds(t, p.cmd.Process.Pid)-cpu, cpuSeconds(t, store)-storeCPU
-	p.sftp("rm bench.bin\n")
+	dir, err := os.MkdirTemp("/dev/shm", "transferd-bench-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	b := &putBench{t: t, dir: dir}
+	data, efs := t.TempDir(), filepath.Join(dir, "efs")
+	made := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(efs, 0o777), os.Symlink(efs, filepath.Join(data, "efs")), os.Mkdir(b.path("openssh"), 0o755))
+	content := noise(*putMiB << 20)
+	for i := range benchStreams {
+		part := len(content) / benchStreams
+		made = errors.Join(made, os.WriteFile(b.path(fmt.Sprint("part", i)), content[i*part:(i+1)*part], 0o600), os.Mkdir(b.path(fmt.Sprint("small", i)), 0o755))
+	}
+	made = errors.Join(made, os.WriteFile(b.path("whole"), content, 0o600))
+	for i := range *putFiles {
+		made = errors.Join(made, os.WriteFile(b.path(fmt.Sprintf("small%d/s%d", i%benchStreams, i)), content[i<<10:i<<10+10<<10], 0o600))
+	}
+	if made != nil {
+		t.Fatal(made)
+	}
+	b.p = startDaemon(t, startOptions{program: product(t), data: data})
+	b.p.efsServer()
+	b.server = b.p.serverOf(types.DomainEfs)
+	if _, err := b.p.api().UpdateServer(t.Context(), &transfer.UpdateServerInput{ // the policy that has all ciphers
+		ServerId: &b.server, SecurityPolicyName: aws.String("TransferSecurityPolicy-2018-11"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *putBench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// attach gives our server a workflow for whole uploads, or takes it away.
+func (b *putBench) attach(flow bool) {
+	b.t.Helper()
+	b.flow = flow
+	details := &types.WorkflowDetails{OnUpload: []types.WorkflowDetail{}}
+	if flow {
+		out, err := b.p.api().CreateWorkflow(b.t.Context(), &transfer.CreateWorkflowInput{Steps: []types.WorkflowStep{deleteStep()}})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		details.OnUpload = append(details.OnUpload, types.WorkflowDetail{WorkflowId: out.WorkflowId, ExecutionRole: aws.String(devRole)})
+	}
+	if _, err := b.p.api().UpdateServer(b.t.Context(), &transfer.UpdateServerInput{ServerId: &b.server, WorkflowDetails: details}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *putBench) ours(run func(benchPlace)) putFigure {
+	b.t.Helper()
+	home := filepath.Join(b.p.env["EFS_DIR"], "anna")
+	before, begun := cpuSeconds(b.t, b.p.cmd.Process.Pid), time.Now()
+	run(benchPlace{b.p.env["SFTP_USER"], b.p.env["SFTP_HOST"], b.p.env["SFTP_PORT"], "."})
+	f := putFigure{seconds: time.Since(begun).Seconds(), cpu: cpuSeconds(b.t, b.p.cmd.Process.Pid) - before}
+	if b.flow {
+		b.p.await("the steps, which delete", func() bool {
+			left, err := os.ReadDir(home)
+			return err == nil && len(left) == 0
+		})
+	}
+	b.empty(home)
 	return f
 }
 
-// benchOpenSSH runs an sshd for one put: its CPU time is what wait4 tells of it and its descendants.
-func benchOpenSSH(t *testing.T, p *proc, dir, source string) putFigure {
+// openSSH runs an sshd for one upload: its CPU time is what wait4 tells of it and its descendants.
+func (b *putBench) openSSH(run func(benchPlace)) putFigure {
+	t := b.t
 	t.Helper()
 	port := freePort(t)
-	hostKey, authorized := filepath.Join(dir, "ssh_host"), filepath.Join(dir, "authorized")
+	hostKey, authorized := b.path("ssh_host"), b.path("authorized")
 	if _, err := os.Stat(hostKey); err != nil {
 		if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hostKey).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v\n%s", err, out)
 		}
 	}
-	if err := os.WriteFile(authorized, mustRead(t, p.env["SFTP_KEY"]+".pub"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+	if err := errors.Join(os.WriteFile(authorized, mustRead(t, b.p.env["SFTP_KEY"]+".pub"), 0o600), os.MkdirAll("/run/sshd", 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	sshd := exec.CommandContext(t.Context(), "/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", hostKey, "-p", port,
 		"-oListenAddress=127.0.0.1", "-oAuthorizedKeysFile="+authorized, "-oStrictModes=no", "-oPidFile=none", "-oPermitRootLogin=yes",
-		"-oSubsystem=sftp /usr/lib/openssh/sftp-server", "-oUsePAM=no")
+		"-oSubsystem=sftp /usr/lib/openssh/sftp-server", "-oUsePAM=no", "-oMaxStartups=100")
 	if err := sshd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	awaitPort(t, port)
-	target := filepath.Join(dir, "openssh.bin")
-	cmd := exec.CommandContext(t.Context(), "sftp", append(p.sshOptions("-oPort="+port, "-oCiphers=aes128-gcm@openssh.com"), "-b", "-", "root@127.0.0.1")...)
-	// The first value of an option counts for OpenSSH, so the daemon's port must go.
-	cmd.Args = slices.DeleteFunc(cmd.Args, func(a string) bool { return a == "-oPort="+p.env["SFTP_PORT"] })
-	cmd.Stdin = strings.NewReader("put " + source + " " + target + "\n")
-	f := putFigure{seconds: timed(t, cmd)}
-	if err := os.Remove(target); err != nil {
-		t.Fatal(err)
-	}
+	begun := time.Now()
+	run(benchPlace{"root", "127.0.0.1", port, b.path("openssh")})
+	f := putFigure{seconds: time.Since(begun).Seconds()}
+	b.empty(b.path("openssh"))
 	time.Sleep(200 * time.Millisecond) // let sshd reap the session, so that wait4 counts it
 	if err := sshd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -115,6 +202,73 @@ func benchOpenSSH(t *testing.T, p *proc, dir, source string) putFigure {
 	_ = sshd.Wait() // ended by the signal
 	f.cpu = (sshd.ProcessState.UserTime() + sshd.ProcessState.SystemTime()).Seconds()
 	return f
+}
+
+// empty removes what was put into a directory.
+func (b *putBench) empty(dir string) {
+	b.t.Helper()
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// sftp is OpenSSH's client with a batch.
+func (b *putBench) sftp(at benchPlace, cipher, batch string) *exec.Cmd {
+	cmd := exec.CommandContext(b.t.Context(), "sftp", append(b.options(at, cipher), "-b", "-", at.user+"@"+at.host)...)
+	cmd.Stdin = strings.NewReader(batch)
+	return cmd
+}
+
+func (b *putBench) options(at benchPlace, cipher string) []string {
+	// The first value of an option counts for OpenSSH.
+	return append([]string{"-oPort=" + at.port, "-oCiphers=" + cipher}, b.p.sshOptions()...)
+}
+
+func (b *putBench) streams(at benchPlace, cipher string, n int) {
+	b.t.Helper()
+	if n == 1 {
+		timed(b.t, b.sftp(at, cipher, fmt.Sprintf("put %s %s/whole\n", b.path("whole"), at.dir)))
+		return
+	}
+	b.all(n, func(i int) *exec.Cmd {
+		return b.sftp(at, cipher, fmt.Sprintf("put %s %s/part%d\n", b.path(fmt.Sprint("part", i)), at.dir, i))
+	})
+}
+
+func (b *putBench) small(at benchPlace) {
+	b.t.Helper()
+	b.all(benchStreams, func(i int) *exec.Cmd {
+		return b.sftp(at, "aes128-gcm@openssh.com", fmt.Sprintf("put %s/* %s/\n", b.path(fmt.Sprint("small", i)), at.dir))
+	})
+}
+
+func (b *putBench) lftp(at benchPlace) {
+	b.t.Helper()
+	program := "ssh -a -x " + strings.Join(b.options(at, "aes128-gcm@openssh.com"), " ")
+	timed(b.t, exec.CommandContext(b.t.Context(), "lftp", "-c", fmt.Sprintf("set cmd:fail-exit yes; set net:max-retries 1; set sftp:connect-program '%s'; open -u %s, -p %s sftp://%s; put %s -o %s/whole; bye",
+		program, at.user, at.port, at.host, b.path("whole"), at.dir)))
+}
+
+// all runs commands side by side.
+func (b *putBench) all(n int, command func(i int) *exec.Cmd) {
+	b.t.Helper()
+	errs := make([]error, n)
+	var running sync.WaitGroup
+	for i := range n {
+		running.Go(func() {
+			if out, err := command(i).CombinedOutput(); err != nil {
+				errs[i] = fmt.Errorf("%w\n%s", err, out)
+			}
+		})
+	}
+	running.Wait()
+	if err := errors.Join(errs...); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 func timed(t *testing.T, cmd *exec.Cmd) float64 {
