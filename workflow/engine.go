@@ -188,6 +188,7 @@ func (p Plan) steps(phase Phase) []StepSpec {
 func (e *Engine) begin(ctx context.Context, r *run) {
 	if r.job.Phase == Nominal && r.job.Step == 0 && r.job.Attempt <= 1 && !r.planned {
 		e.metrics.started.WithLabelValues(string(r.x.Trigger)).Inc()
+		e.metrics.waited.WithLabelValues(string(r.x.Trigger)).Observe(max(0, r.began.Sub(r.x.Began)).Seconds())
 		e.logExecution(ctx, slog.LevelInfo, "ExecutionStarted", r.x)
 	}
 }

@@ -411,6 +411,7 @@ func TestMetrics(t *testing.T) {
 	}
 	want := map[string]float64{
 		"transferd_executions_started_total OnUpload":   3,
+		"transferd_execution_wait_seconds OnUpload":     3,
 		"transferd_executions_total COMPLETED OnUpload": 3,
 		"transferd_step_duration_seconds OK COPY":       3,
 		"transferd_step_duration_seconds RETRY COPY":    6,

@@ -8,6 +8,7 @@ import (
 
 type metrics struct {
 	started  *prometheus.CounterVec
+	waited   *prometheus.HistogramVec
 	ended    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	callback *prometheus.CounterVec
@@ -25,6 +26,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		started: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "transferd_executions_started_total",
 			Help: "Executions whose first step was begun, by what triggered them.",
+		}, []string{"trigger"}),
+		waited: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "transferd_execution_wait_seconds",
+			Help: "From the verdict that triggered an execution until its first step was begun, by what triggered it.",
+			// A few milliseconds, unless workers are few.
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 		}, []string{"trigger"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "transferd_executions_total",
@@ -44,7 +51,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.started, m.ended, m.duration, m.callback} {
+	for _, c := range []prometheus.Collector{m.started, m.waited, m.ended, m.duration, m.callback} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -107,11 +107,13 @@ func begin(ctx context.Context, tx Tx, e workflow.Execution) error {
 	if len(e.Plan.Steps) == 0 {
 		e.Status, e.Ended = workflow.Completed, e.Began
 	}
-	doc, err := encode(e)
+	previous, err := encode(e.Previous)
 	if err != nil {
 		return err
 	}
-	previous, err := encode(e.Previous)
+	fixed := e // what has a column of its own is not written twice
+	fixed.ExecutionId, fixed.WorkflowId, fixed.Status, fixed.Previous = "", "", "", workflow.FileLocation{}
+	doc, err := encode(fixed)
 	if err != nil {
 		return err
 	}

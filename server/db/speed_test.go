@@ -49,6 +49,9 @@ func TestSpeed(t *testing.T) {
 	}
 }
 
+// speedWorkers is what a daemon has that is not told otherwise.
+const speedWorkers = 16
+
 // noStep takes no time: what is measured is what stands around it.
 type noStep struct{}
 
@@ -56,6 +59,7 @@ func (noStep) Run(context.Context, *workflow.Input) error { return nil }
 
 func measure(t *testing.T, name string, d *DB, dir string) {
 	id := attached(t, d, 3)
+	empty := packed(t, d, dir)
 	var mu sync.Mutex
 	started := map[workflow.ExecutionID]time.Time{}
 	var steps atomic.Int64
@@ -69,7 +73,7 @@ func measure(t *testing.T, name string, d *DB, dir string) {
 			mu.Unlock()
 		}
 		return e.Run(ctx, j, advance)
-	}, 50)
+	}, speedWorkers)
 	send(t, d, id, whole())
 	eventually(t, "the queue works", long, func() bool { return steps.Load() == 3 })
 
@@ -131,7 +135,10 @@ func measure(t *testing.T, name string, d *DB, dir string) {
 	took := time.Since(began)
 	t.Logf("%s: %d executions of 3 steps in %s: %.0f/s (all sent after %s)", name, many, took.Round(time.Millisecond), many/took.Seconds(),
 		queued.Round(time.Millisecond))
-	t.Logf("%s: %.0f MB a million executions with their uploads and finished jobs", name, float64(size(t, d, dir)-before)/many)
+	var all int
+	must(t, d.reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM executions`).Scan(&all))
+	t.Logf("%s: %.0f MB a million executions with their uploads; packed %.0f", name, float64(size(t, d, dir)-before)/many,
+		float64(packed(t, d, dir)-empty)/float64(all))
 	if n := len(value[[]workflow.Execution](t)(d.Executions(t.Context(), "w-whole", server.Page{Limit: 1}))); n != 1 {
 		t.Error("no executions")
 	}
@@ -143,6 +150,18 @@ func cpu(t *testing.T) time.Duration {
 	var r syscall.Rusage
 	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &r))
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// packed is what the database holds once it is written anew, without the room that rows have left to rows to come.
+func packed(t *testing.T, d *DB, dir string) int64 {
+	var err error
+	if d.Clustered() {
+		_, err = d.base.(*postgres).pool.Exec(t.Context(), `VACUUM FULL`)
+	} else {
+		_, err = d.base.(*sqlite).write.ExecContext(t.Context(), `VACUUM`)
+	}
+	must(t, err)
+	return size(t, d, dir)
 }
 
 // size is what the database holds on the disk, its logs of changes apart.
