@@ -141,6 +141,10 @@ func TestClusterFileSystem(t *testing.T) {
 			content[remote] = data
 		}
 	}
+	local, renamed := file(t, 100_000)
+	dying.sftp("put \"" + local + "\" renamed.filepart\n") // and its client comes back to another node
+	alive.sftp("rename renamed.filepart renamed\n")
+	content["renamed"] = renamed
 	whole := len(content)
 	data := noise(3 << 20)
 	conn := dying.putPart(t, "open-sftp", data)

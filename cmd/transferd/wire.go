@@ -77,7 +77,7 @@ func (d *daemon) wire(ctx context.Context) error {
 	d.sessions = session.NewManager(session.Config{
 		Node: d.db.Node(), Journal: journal, Log: d.log, Metrics: metrics, Now: time.Now, Unsettled: d.unsettled,
 		TempNames: d.cfg.Uploads.TempNames, RenameTimeout: d.cfg.Uploads.RenameTimeout, RenameGrace: d.cfg.Uploads.RenameGrace,
-		Integrity: d.cfg.Uploads.Integrity, Recorder: recorder,
+		Integrity: d.cfg.Uploads.Integrity, Recorder: recorder, Adopt: d.db.Adopt,
 	})
 	if d.engine, err = workflow.New(workflow.Config{
 		Executions: d.db, Steps: d.steps(), Log: d.log, Registerer: d.registry, Now: time.Now, StepTimeout: d.seams.stepTimeout,

@@ -14,6 +14,7 @@ import (
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/db/pgtest"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -350,4 +351,49 @@ func TestNodes(t *testing.T) {
 			t.Errorf("nodes %+v", nodes)
 		}
 	})
+}
+
+// TestAdopt: an upload that waits for its rename goes to the node that its client came back to, and then only that one writes
+// its verdict; not one that has been judged, is being renamed, or waits for nothing.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	all := nodes(t, 2)
+	first, second, ctx := all[0], all[1], t.Context()
+	object := storage.Object{Size: 3, ETag: `"e"`, ModTime: time.Now()}
+	wait := func(c session.Commit) session.Upload {
+		u := anUpload(first, "s-1")
+		u.Location.Name += u.ID
+		must(t, first.Begin(ctx, u))
+		must(t, first.Committed(ctx, u.ID, c))
+		return u
+	}
+	u := wait(session.Commit{Object: object, Received: 3, Waits: true})
+	for what, other := range map[string]session.Upload{
+		"waits for nothing": wait(session.Commit{Object: object}),
+		"is being renamed":  wait(session.Commit{Object: object, Waits: true, Renaming: &u.Location}),
+	} {
+		if _, found, err := second.Adopt(ctx, other.Location); err != nil || found {
+			t.Errorf("adopted one that %s: %v", what, err)
+		}
+	}
+	if _, found, err := first.Adopt(ctx, u.Location); err != nil || found {
+		t.Errorf("a node adopted its own: %v", err)
+	}
+	got, found, err := second.Adopt(ctx, u.Location)
+	if err != nil || !found || got.ID != u.ID || got.Node != second.Node() || got.Committed == nil || got.Committed.Received != 3 {
+		t.Fatalf("adopted %+v, %v, %v", got, found, err)
+	}
+	for what, err := range map[string]error{"mark": first.Committed(ctx, u.ID, session.Commit{}), "end": first.End(ctx, u, whole())} {
+		if !errors.Is(err, session.ErrElsewhere) {
+			t.Errorf("%s by the node of before: %v", what, err)
+		}
+	}
+	if value[bool](t)(first.Abandoned(ctx, u.Location)) {
+		t.Error("it seems to be a dead node's")
+	}
+	must(t, second.Committed(ctx, u.ID, session.Commit{Object: object, Received: 3, Renaming: &u.Location}))
+	must(t, errors.Join(second.End(ctx, got, whole()), first.End(ctx, u, whole())))
+	if _, found, err := first.Adopt(ctx, u.Location); err != nil || found {
+		t.Errorf("adopted one that has ended: %v", err)
+	}
 }

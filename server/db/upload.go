@@ -10,6 +10,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/session"
+	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/workflow"
 )
 
@@ -72,9 +73,11 @@ func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE uploads SET committed = $1 WHERE id = $2 AND ended = 0`, doc, id)
+		n, err := tx.Exec(ctx, `UPDATE uploads SET committed = $1 WHERE id = $2 AND ended = 0 AND `+d.owned(3), d.mineOf(doc, id)...)
 		if err == nil && n == 0 {
-			err = &server.NotFoundError{ResourceType: "Upload", Resource: id} // or ended, which nobody marks
+			if err = d.requireMine(ctx, tx, id); err == nil {
+				err = &server.NotFoundError{ResourceType: "Upload", Resource: id} // it has ended, and nobody marks that
+			}
 		}
 		return err
 	})
@@ -135,8 +138,8 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, more 
 		if err != nil {
 			return err
 		}
-		err = tx.Later(ctx, changed(errEnded), `UPDATE uploads SET ended = $1, verdict = $2 WHERE id = $3 AND ended = 0`,
-			millis(v.Ended), doc, u.ID)
+		err = tx.Later(ctx, changed(errEnded), `UPDATE uploads SET ended = $1, verdict = $2 WHERE id = $3 AND ended = 0 AND `+d.owned(4),
+			d.mineOf(millis(v.Ended), doc, u.ID)...)
 		if err == nil {
 			err = d.tell(tx, u, v)
 		}
@@ -149,7 +152,7 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, more 
 		return more(ctx, tx)
 	})
 	if errors.Is(err, errEnded) {
-		err = requireUpload(ctx, d.reader(), u.ID)
+		err = d.requireMine(ctx, d.reader(), u.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("journal: end: %w", err)
@@ -329,11 +332,71 @@ func decodeUpload(doc string) (u session.Upload, err error) {
 	return u, err
 }
 
-func requireUpload(ctx context.Context, q Querier, id string) error {
-	var found int
-	err := q.QueryRow(ctx, `SELECT 1 FROM uploads WHERE id = $1`, id).Scan(&found)
+// owned narrows a statement to uploads of this node, which is the argument n; mineOf adds it. Without a cluster all are.
+func (d *DB) owned(n int) string {
+	if d.member == nil {
+		return "1 = 1"
+	}
+	return fmt.Sprintf("node = $%d", n)
+}
+
+func (d *DB) mineOf(args ...any) []any {
+	if d.member == nil {
+		return args
+	}
+	return append(args, d.node)
+}
+
+// requireMine says why no open upload of this node has an id; nil if it has ended.
+func (d *DB) requireMine(ctx context.Context, q Querier, id string) error {
+	var node string
+	var ended int64
+	err := q.QueryRow(ctx, `SELECT node, ended FROM uploads WHERE id = $1`, id).Scan(&node, &ended)
 	if errors.Is(err, sql.ErrNoRows) {
 		return &server.NotFoundError{ResourceType: "Upload", Resource: id}
 	}
+	if err == nil && ended == 0 && node != d.node {
+		err = session.ErrElsewhere
+	}
 	return err
+}
+
+// Adopt makes an upload this node's that was committed under a temporary name at a place, on another node or by a dead one,
+// and waits to be renamed. One that is just being renamed is not to be had.
+func (d *DB) Adopt(ctx context.Context, at storage.Location) (u session.Upload, found bool, err error) {
+	if d.member == nil {
+		return u, false, nil
+	}
+	err = d.tx(ctx, "adopt", func(ctx context.Context, tx Tx) error {
+		found = false // this may run twice
+		open, err := uploads(ctx, tx, `WHERE place = $1 AND ended = 0 AND committed <> '' AND node <> $2 ORDER BY began DESC`, place(at), d.node)
+		if err != nil {
+			return err
+		}
+		for _, r := range open {
+			if c := r.Upload.Committed; r.Upload.Location != at || !c.Waits || c.Renaming != nil {
+				continue
+			}
+			u = r.Upload
+			u.Node = d.node
+			row := u
+			row.Token, row.Committed = "", nil // have columns of their own
+			doc, err := encode(row)
+			if err != nil {
+				return err
+			}
+			mark, err := encode(u.Committed)
+			if err != nil {
+				return err
+			}
+			n, err := tx.Exec(ctx, `UPDATE uploads SET node = $1, doc = $2 WHERE id = $3 AND ended = 0 AND committed = $4`, d.node, doc, u.ID, mark)
+			found = n == 1
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return u, false, fmt.Errorf("journal: adopt: %w", err)
+	}
+	return u, found, nil
 }

@@ -338,7 +338,17 @@ func (f *File) abort() error {
 func (f *File) end(v Verdict) error {
 	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.JournalTimeout)
 	defer cancel()
-	err := persist(ctx, func() error { return f.s.m.cfg.Journal.End(ctx, f.row, v) })
+	elsewhere := false
+	err := persist(ctx, func() error {
+		err := f.s.m.cfg.Journal.End(ctx, f.row, v)
+		if elsewhere = errors.Is(err, ErrElsewhere); elsewhere {
+			return nil
+		}
+		return err
+	})
+	if elsewhere {
+		return nil
+	}
 	if err != nil {
 		f.s.m.cfg.Metrics.pending.Inc()
 		f.s.log.Error("no verdict in the journal: recovery will end this upload as partial", "operation", "CLOSE",

@@ -45,6 +45,9 @@ type Config struct {
 	// RenameTimeout bounds that wait: 10 minutes. RenameGrace bounds what is left of it once the session has ended, for
 	// clients that lose their connection and come back: 1 minute. Then the upload is partial, under the temporary name.
 	RenameTimeout, RenameGrace time.Duration
+	// Adopt makes an upload this process's that waits for its rename at a place and is another's, who shares the journal: its
+	// client may have come back here. Nil: nobody shares it.
+	Adopt func(ctx context.Context, at storage.Location) (u Upload, found bool, err error)
 	// Integrity also calls a closed file partial that is shorter than its client declared or has a hole. AWS does not.
 	Integrity bool
 }

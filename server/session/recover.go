@@ -183,7 +183,9 @@ func (r *Recovery) try(ctx context.Context, u Upload) error {
 
 // end writes a verdict; cause is what the log says of a refused one.
 func (r *Recovery) end(ctx context.Context, u Upload, v Verdict, cause error) error {
-	if err := r.cfg.Journal.End(ctx, u, v); err != nil {
+	if err := r.cfg.Journal.End(ctx, u, v); errors.Is(err, ErrElsewhere) {
+		return nil // its client came back through another process and renamed it
+	} else if err != nil {
 		return fmt.Errorf("end upload: %w", err)
 	}
 	r.cfg.Metrics.ended(u, v)

@@ -298,7 +298,10 @@ func (s *Session) rename(oldPath, newPath string, how func(ctx context.Context, 
 	do := func() error { return how(s.ctx, oldPath, newPath) }
 	var t *temp
 	if from, lost := s.fs.Locate(oldPath); lost == nil && err == nil {
-		t = s.m.temps.find(from)
+		if t, err = s.waiting(from, oldPath); err != nil {
+			s.failed("RENAME", oldPath, err)
+			return err
+		}
 	}
 	deed := s.deed(Renamed, oldPath)
 	deed.NewPath, deed.To = s.BackendPath(newPath), to

@@ -39,11 +39,21 @@ func (f *File) keep() error {
 	return nil
 }
 
-// mark tells the journal what was committed.
+// mark tells the journal what was committed. ErrElsewhere is no failure.
 func (f *File) mark(c Commit) error {
 	ctx, cancel := f.s.m.finishing(f.s.ctx, f.s.m.cfg.JournalTimeout)
 	defer cancel()
-	err := persist(ctx, func() error { return f.s.m.cfg.Journal.Committed(ctx, f.row.ID, c) })
+	elsewhere := false
+	err := persist(ctx, func() error {
+		err := f.s.m.cfg.Journal.Committed(ctx, f.row.ID, c)
+		if elsewhere = errors.Is(err, ErrElsewhere); elsewhere {
+			return nil
+		}
+		return err
+	})
+	if elsewhere {
+		return ErrElsewhere
+	}
 	if err != nil {
 		f.s.failed("CLOSE", f.path, err, slog.String("upload-id", f.row.ID))
 		return fmt.Errorf("mark upload: %w", err)

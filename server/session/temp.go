@@ -89,6 +89,29 @@ func (f *File) waitForRename(c Commit) {
 	}
 }
 
+// waiting finds the upload that waits for its rename at a place, also one that another process took in.
+func (s *Session) waiting(at storage.Location, p string) (*temp, error) {
+	t := s.m.temps.find(at)
+	if t != nil || s.m.cfg.Adopt == nil || !s.m.cfg.temporary(at) {
+		return t, nil
+	}
+	ctx, cancel := s.m.finishing(s.ctx, s.m.cfg.JournalTimeout)
+	defer cancel()
+	u, found, err := s.m.cfg.Adopt(ctx, at)
+	if err != nil {
+		return nil, fmt.Errorf("look for an upload that waits for this: %w: %w", storage.ErrUnavailable, err)
+	}
+	if !found {
+		return nil, nil
+	}
+	f := &File{s: s, path: s.fs.RealPath(p), row: u, begun: true, closed: true}
+	f.temp = &temp{f: f, ended: make(chan struct{}), at: at, commit: *u.Committed, settled: true}
+	s.m.cfg.Metrics.waiting.Inc()
+	s.m.temps.put(at, f.temp)
+	s.m.spawn(f.temp.wait)
+	return f.temp, nil
+}
+
 // settle is the protocol's part of the verdict.
 func (t *temp) settle(outcome Outcome, evidence Evidence) error {
 	t.mu.Lock()
@@ -104,12 +127,17 @@ func (t *temp) settle(outcome Outcome, evidence Evidence) error {
 	return nil
 }
 
-// end writes the verdict. mu is held.
-func (t *temp) end(outcome Outcome, evidence Evidence) error {
+// forget ends the waiting without a verdict. mu is held.
+func (t *temp) forget() {
 	t.over = true
 	close(t.ended)
 	t.f.s.m.cfg.Metrics.waiting.Dec()
 	t.f.s.m.temps.drop(t.at, t)
+}
+
+// end writes the verdict. mu is held.
+func (t *temp) end(outcome Outcome, evidence Evidence) error {
+	t.forget()
 	v := Verdict{Outcome: outcome, Evidence: evidence, Object: t.commit.Object, Received: t.commit.Received,
 		Ended: t.f.s.m.cfg.Now()}
 	if t.at != t.f.row.Location {
@@ -164,7 +192,10 @@ func (s *Session) renameTemp(t *temp, to storage.Location, newPath string, do fu
 	}
 	marked := t.commit
 	marked.Waits, marked.Renaming = s.m.cfg.temporary(to), &to
-	if err := t.f.mark(marked); err != nil {
+	if err := t.f.mark(marked); errors.Is(err, ErrElsewhere) {
+		t.forget()
+		return do()
+	} else if err != nil {
 		return err
 	}
 	if err := do(); err != nil {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,6 +228,106 @@ func TestTempNameAfterTempName(t *testing.T) {
 }
 
 // The name is written again before it was renamed: only what is renamed is complete.
+// shared is the journal of several processes, as one of them sees it.
+type shared struct {
+	*world
+	node   string
+	owners *owners
+}
+
+type owners struct {
+	mu   sync.Mutex
+	node map[string]string // by upload
+}
+
+func (j shared) mine(id string) error {
+	j.owners.mu.Lock()
+	defer j.owners.mu.Unlock()
+	if j.owners.node[id] != j.node {
+		return session.ErrElsewhere
+	}
+	return nil
+}
+
+func (j shared) Begin(ctx context.Context, u session.Upload) error {
+	j.owners.mu.Lock()
+	j.owners.node[u.ID] = j.node
+	j.owners.mu.Unlock()
+	return j.world.Begin(ctx, u)
+}
+
+func (j shared) Committed(ctx context.Context, id string, c session.Commit) error {
+	if err := j.mine(id); err != nil {
+		return err
+	}
+	return j.world.Committed(ctx, id, c)
+}
+
+func (j shared) End(ctx context.Context, u session.Upload, v session.Verdict) error {
+	if err := j.mine(u.ID); err != nil {
+		return err
+	}
+	return j.world.End(ctx, u, v)
+}
+
+func (j shared) adopt(_ context.Context, at storage.Location) (session.Upload, bool, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.owners.mu.Lock()
+	defer j.owners.mu.Unlock()
+	for id, r := range j.rows {
+		if c := r.upload.Committed; c != nil && c.Waits && r.verdict == nil && r.upload.Location == at {
+			j.owners.node[id] = j.node
+			return r.upload, true, nil
+		}
+	}
+	return session.Upload{}, false, nil
+}
+
+// TestRenameElsewhere: a client sends a file through one process and renames it through another, which has the verdict then;
+// the first one, whose wait goes on, neither writes a verdict nor complains.
+func TestRenameElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := &owners{node: map[string]string{}}
+	reg := prometheus.NewRegistry()
+	first := shared{w, "one", o}
+	second := shared{w, "two", o}
+	s := w.session(w.manager(waiting(time.Hour, time.Millisecond), func(c *session.Config) {
+		c.Journal, c.Adopt, c.Metrics = first, first.adopt, session.NewMetrics(reg)
+	}))
+	there := w.session(w.manager(waiting(), func(c *session.Config) { c.Journal, c.Adopt = second, second.adopt }))
+	defer there.End(session.Disconnect)
+	sent(t, s, "a.filepart")
+	sent(t, s, "b.filepart")
+	sent(t, s, "c.filepart")
+	w.fail("rename", 1)
+	if err := there.Rename("a.filepart", "a"); !errors.Is(err, errFault) {
+		t.Errorf("rename: %v", err)
+	}
+	if err := errors.Join(there.Rename("a.filepart", "a"), there.Rename("b.filepart", "d.filepart")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rename("b.filepart", "e"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was renamed elsewhere was renamed again: %v", err)
+	}
+	if err := errors.Join(s.Rename("c.filepart", "c"), there.Rename("d.filepart", "d")); err != nil {
+		t.Fatal(err)
+	}
+	s.End(session.Disconnect) // and nobody comes back
+	for deadline := time.After(30 * time.Second); gather(t, reg)["transferd_uploads_waiting"] > 0; {
+		select {
+		case <-tick():
+		case <-deadline:
+			t.Fatal("the first process waits for ever")
+		}
+	}
+	w.await(`complete/closed home/a 3 "etag of a"`, `complete/closed home/c 3 "etag of c"`, `complete/closed home/d 3 "etag of d"`)
+	if log := w.log(); strings.Contains(log, "PARTIAL_CLOSE") || strings.Contains(log, "no verdict") {
+		t.Errorf("the log says\n%s", log)
+	}
+}
+
 func TestTempNameWrittenAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

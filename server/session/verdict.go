@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/transferd/transferd/server"
@@ -97,6 +98,10 @@ func (v Verdict) At(u Upload) storage.Location {
 	}
 	return u.Location
 }
+
+// ErrElsewhere is the answer of Committed and End about an upload that another process has taken over (Config.Adopt, or it
+// has declared this one dead): its verdict is not this process's to write.
+var ErrElsewhere = errors.New("the upload is another process's by now")
 
 // Journal remembers uploads through any crash. Every method is durable once it returns.
 type Journal interface {
