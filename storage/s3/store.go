@@ -167,7 +167,7 @@ func (e *endpoint) store(c aws.CredentialsProvider) *Store {
 }
 
 func (s *Store) newClient() *s3.Client {
-	var rt http.RoundTripper = wholeBodies{s.transport}
+	var rt http.RoundTripper = s.transport
 	if s.cfg.Wrap != nil {
 		rt = s.cfg.Wrap(rt)
 	}

@@ -363,7 +363,7 @@ func (u *upload) send(part int32, body []byte) {
 	}
 	c := call{op: "UploadPart", name: u.at.key, bytes: int64(len(body))}
 	out, err := request(u.sendCtx, u.store, c, func(ctx context.Context) (*s3.UploadPartOutput, error) {
-		return u.store.client.UploadPart(withBody(ctx, body), &s3.UploadPartInput{
+		return u.store.client.UploadPart(ctx, &s3.UploadPartInput{
 			Bucket: &u.at.bucket, Key: &u.at.key, UploadId: &u.id, PartNumber: &part,
 			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
 			ChecksumCRC32: done.ChecksumCRC32, ChecksumCRC32C: done.ChecksumCRC32C, ContentMD5: md5sum,
