@@ -167,7 +167,7 @@ func (c *pieceCopy) goOn(ctx context.Context, b, dest *Backend) (obj storage.Obj
 			return c.lost(ctx, b, dest)
 		}
 		if err != nil {
-			return obj, false, c.s.copyRefused(ctx, j, err)
+			return obj, false, c.refused(ctx, j, err)
 		}
 		parts, missing = append(parts, more...), missing[n:]
 		if len(missing) > 0 && !time.Now().Before(until) {
@@ -186,7 +186,20 @@ func (c *pieceCopy) goOn(ctx context.Context, b, dest *Backend) (obj storage.Obj
 			return made, ours, headErr
 		}
 	}
-	return obj, false, c.s.copyRefused(ctx, j, err)
+	return obj, false, c.refused(ctx, j, err)
+}
+
+// refused tells why a store copies no part: of a source that is another file now it may say that first which has nothing to
+// do with its ETag, a range beyond its end for one.
+func (c *pieceCopy) refused(ctx context.Context, j copyJob, err error) error {
+	if errors.Is(err, fs.ErrInvalid) {
+		head, headErr := c.s.head(ctx, c.from.bucket, c.from.key)
+		if headErr == nil && unquote(head.ETag) != c.etag {
+			return fmt.Errorf("s3: copy %q: its ETag is %s now, not %s: %w", c.Src, unquote(head.ETag), c.etag, fs.ErrNotExist)
+		}
+		err = errors.Join(err, headErr)
+	}
+	return c.s.copyRefused(ctx, j, err)
 }
 
 // lost is what a copy comes to whose multipart upload is gone. An attempt before this one may have completed it. If not,

@@ -151,14 +151,35 @@ func copyPiecesOfAnotherFile(t *testing.T, b storage.Backend) {
 	if _, done, err := c.CopyPiece(ctx, p); err != nil || done {
 		t.Fatal(done, err)
 	}
-	Write(t, b, "src", Bytes(45, longFile))
-	_, done, err := c.CopyPiece(ctx, next(p, tokens))
-	if done {
-		t.Fatal("a copy of two files")
+	for _, size := range []int{longFile, 10} {
+		Write(t, b, "src", Bytes(45, size))
+		_, done, err := c.CopyPiece(ctx, next(p, tokens))
+		if done {
+			t.Fatal("a copy of two files")
+		}
+		wantErr(t, "a piece of another file", err, fs.ErrNotExist)
 	}
-	wantErr(t, "a piece of another file", err, fs.ErrNotExist)
 	if err := c.DropCopy(ctx, "to/dst", tokens[len(tokens)-1]); err != nil {
 		t.Error(err)
 	}
 	wantMissing(t, b, "to/dst")
+}
+
+// renameLarge: what a store has to copy in parts for a new name keeps its bytes.
+func renameLarge(t *testing.T, b storage.Backend) {
+	content := Bytes(48, 11<<20)
+	Write(t, b, "one", content)
+	if err := b.Rename(t.Context(), "one", "two"); err != nil {
+		t.Fatal(err)
+	}
+	last := "two"
+	if r, ok := b.(storage.Replacer); ok {
+		Write(t, b, "three", []byte("gives way"))
+		if err := r.Replace(t.Context(), "two", "three"); err != nil {
+			t.Fatal(err)
+		}
+		last = "three"
+	}
+	wantContent(t, b, last, content)
+	wantList(t, b, "", last)
 }

@@ -112,6 +112,7 @@ func tests() []test {
 		{"ModifyResumedUnnoted", modifyResumedUnnoted},
 		{"Replace", replace},
 		{"ReplaceItself", replaceItself},
+		{"RenameLarge", renameLarge},
 		{"RenameDirectory", renameDirectory},
 		{"SetAttrs", setAttrs},
 		{"Links", links},

@@ -2,6 +2,7 @@ package steps_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -32,7 +33,7 @@ func s3World(t *testing.T) (world, *gateway.Process) {
 	}
 	store, err := s3.New(s3.Config{
 		Endpoint: process.URL(), Region: gatewaytest.Region, AccessKey: gatewaytest.AccessKey, SecretKey: gatewaytest.SecretKey,
-		PathStyle: true, PartSize: 5 << 20, RetryBudget: 300 * time.Millisecond, Budget: budget,
+		PathStyle: true, PartSize: 5 << 20, CopyLimit: 12 << 20, Parallel: 2, RetryBudget: 300 * time.Millisecond, Budget: budget,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -53,14 +54,18 @@ func s3World(t *testing.T) (world, *gateway.Process) {
 	return w, process
 }
 
-// tagsOf looks at the store with another client.
-func tagsOf(t *testing.T, url, bucket, key string) map[string]string {
-	t.Helper()
-	c := awss3.New(awss3.Options{
+// client is another program's at the store.
+func client(url string) *awss3.Client {
+	return awss3.New(awss3.Options{
 		BaseEndpoint: &url, Region: gatewaytest.Region, UsePathStyle: true,
 		Credentials: credentials.NewStaticCredentialsProvider(gatewaytest.AccessKey, gatewaytest.SecretKey, ""),
 	})
-	out, err := c.GetObjectTagging(t.Context(), &awss3.GetObjectTaggingInput{Bucket: &bucket, Key: &key})
+}
+
+// tagsOf looks at the store with another client.
+func tagsOf(t *testing.T, url, bucket, key string) map[string]string {
+	t.Helper()
+	out, err := client(url).GetObjectTagging(t.Context(), &awss3.GetObjectTaggingInput{Bucket: &bucket, Key: &key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,4 +215,79 @@ func TestStoreDown(t *testing.T) {
 			t.Errorf("%s: %v", typ, err)
 		}
 	}
+}
+
+// TestCopyInPieces: a long copy goes on from the state that it left, is bound to its source, and leaves nothing where it
+// fails.
+func TestCopyInPieces(t *testing.T) {
+	t.Parallel()
+	w, process := s3World(t)
+	content := strings.Repeat("0123456789abcdef", 36<<16) // three times 12 MiB
+	step := &steps.Copy{Stores: w, Piece: 1}
+	var saved json.RawMessage
+	piece := func(from workflow.FileLocation, attempt int) (*workflow.Input, error) {
+		in := &workflow.Input{Spec: copyTo("out-bucket", "long"), Source: from, Attempt: attempt, State: saved}
+		in.Save = func(_ context.Context, state json.RawMessage) error { saved = state; return nil }
+		return in, step.Run(t.Context(), in)
+	}
+	goesOn := func(err error) {
+		t.Helper()
+		more, ok := errors.AsType[*workflow.Continue](err)
+		if !ok {
+			t.Fatalf("a piece ended with %v", err)
+		}
+		saved = more.State
+	}
+	from := w.put(t, "in-bucket", "long", content)
+	_, err := piece(from, 1)
+	goesOn(err)
+	in, err := piece(from, 1)
+	if err != nil || w.get(t, "out-bucket", "long") != content {
+		t.Fatalf("the copy differs: %v", err)
+	}
+	again, err := piece(from, 2) // its result was not written
+	if err != nil || *again.Output.S3FileLocation != *in.Output.S3FileLocation {
+		t.Errorf("repeat: %v, %+v, want %+v", err, again.Output.S3FileLocation, in.Output.S3FileLocation)
+	}
+	saved = nil
+	if _, err = piece(from, 1); saved != nil {
+		t.Errorf("saved %s before the target was looked at", saved)
+	}
+	wantType(t, err, workflow.AlreadyExists)
+
+	if err := w["S3:out-bucket"].Remove(t.Context(), "long"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = piece(from, 1)
+	goesOn(err)
+	w.put(t, "in-bucket", "long", "another file")
+	_, err = piece(from, 1)
+	if step := wantType(t, err, workflow.NotFound); !strings.Contains(step.Message, "ETag constraint not met") {
+		t.Error(step.Message)
+	}
+	if n := unfinished(t, process.URL(), "out-bucket"); n != 1 {
+		t.Errorf("%d multipart uploads of the failed copy", n)
+	}
+	for range 2 {
+		if err := step.Drop(t.Context(), saved); err != nil {
+			t.Fatal(err)
+		}
+		if n := unfinished(t, process.URL(), "out-bucket"); n != 0 {
+			t.Errorf("%d multipart uploads stay", n)
+		}
+	}
+	gone := strings.Replace(string(saved), "out-bucket", "no-bucket", 1)
+	if err := step.Drop(t.Context(), json.RawMessage(gone)); err != nil {
+		t.Errorf("of a bucket that is gone: %v", err)
+	}
+}
+
+// unfinished counts a bucket's multipart uploads.
+func unfinished(t *testing.T, url, bucket string) int {
+	t.Helper()
+	out, err := client(url).ListMultipartUploads(t.Context(), &awss3.ListMultipartUploadsInput{Bucket: &bucket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(out.Uploads)
 }
