@@ -153,6 +153,9 @@ func TestIdle(t *testing.T) {
 	if n := r.counter("transferd_ftp_timeouts_total", "control"); n != 1 {
 		t.Errorf("%v timeouts", n)
 	}
+	if entry := r.log.await(t, "EXIT_REASON"); entry["message"] != "client is idle" || entry["user"] == "" || entry["session-id"] == "" {
+		t.Errorf("the log says %v", entry)
+	}
 }
 
 func TestPassiveAddress(t *testing.T) {

@@ -209,6 +209,7 @@ func (c *connection) await() (string, error) {
 		wait := c.idle()
 		if wait <= 0 {
 			c.metrics.timeouts.WithLabelValues("control").Inc()
+			c.idled()
 			c.answer(421, "Nothing was asked for too long.")
 			c.cut(session.Timeout)
 			return "", io.EOF

@@ -32,7 +32,7 @@ func (c *connection) connected(ctx context.Context, grant identity.Grant) {
 		slog.String("session-id", c.session.ID()),
 		slog.String("user", grant.UserName),
 		slog.String("role", grant.Role),
-		slog.String("home-dir", grant.HomeDirectory),
+		slog.String("home-dir", grant.LoggedHome()),
 		slog.String("source-ip", c.sourceIP),
 		slog.String("client", c.client.name()),
 		slog.String("protocol", c.protocol()),
@@ -48,4 +48,16 @@ func (c *connection) connected(ctx context.Context, grant identity.Grant) {
 
 func (c *connection) disconnected(ctx context.Context) {
 	c.event(ctx, slog.LevelInfo, "DISCONNECTED", slog.String("session-id", c.session.ID()))
+}
+
+// idled says why a session is about to end.
+func (c *connection) idled() {
+	c.mu.Lock()
+	session := c.session
+	c.mu.Unlock()
+	if session == nil {
+		return // nobody has logged in
+	}
+	c.event(c.ctx, slog.LevelInfo, "EXIT_REASON", slog.String("session-id", session.ID()), slog.String("user", session.Info().User),
+		slog.String("source-ip", c.sourceIP), slog.String("message", "client is idle"))
 }

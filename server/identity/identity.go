@@ -50,3 +50,11 @@ type Grant struct {
 	Policy                string
 	PosixProfile          *server.PosixProfile
 }
+
+// LoggedHome is the home directory as AWS's logs show it, / for logical users (transfer-api 3.2).
+func (g Grant) LoggedHome() string {
+	if g.HomeDirectoryType == "LOGICAL" {
+		return "/"
+	}
+	return g.HomeDirectory
+}

@@ -34,7 +34,7 @@ func (c *connection) connected(ctx context.Context, sessionID string) {
 		slog.String("session-id", sessionID),
 		slog.String("user", c.login.grant.UserName),
 		slog.String("role", c.login.grant.Role),
-		slog.String("home-dir", c.login.grant.HomeDirectory),
+		slog.String("home-dir", c.login.grant.LoggedHome()),
 		slog.String("source-ip", c.sourceIP),
 		slog.String("client", string(c.ssh.ClientVersion())),
 	}
