@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -79,6 +80,47 @@ func testNumbersOfJobsAreNotUsedAgain(t *testing.T) {
 	}
 	if slices.Sort(seen); len(slices.Compact(seen)) != 3 {
 		t.Errorf("numbers %v", seen)
+	}
+}
+
+// A statement that was put off fails the call that put it off, wherever it turns out, and nobody else's.
+func TestStatementsPutOffFailTheirCall(t *testing.T) { both(t, testStatementsPutOffFailTheirCall) }
+
+func testStatementsPutOffFailTheirCall(t *testing.T) {
+	d := open(t, Config{})
+	odd := errors.New("odd")
+	calls := map[int]func(ctx context.Context, tx Tx, name string) error{
+		0: func(context.Context, Tx, string) error { return nil },
+		1: func(ctx context.Context, tx Tx, _ string) error { // at the call's end
+			return tx.Later(ctx, changed(odd), `DELETE FROM meta WHERE name = 'none'`)
+		},
+		2: func(ctx context.Context, tx Tx, name string) error { // before a query, which finds what was put off
+			var n int
+			return tx.QueryRow(ctx, `SELECT 1 FROM meta WHERE name = $1`, name).Scan(&n)
+		},
+		3: func(ctx context.Context, tx Tx, name string) error { // before River's own statements
+			return errors.Join(tx.Later(ctx, changed(odd), `DELETE FROM meta WHERE name = 'none'`), unschedule(ctx, tx, 1<<40))
+		},
+		4: func(ctx context.Context, tx Tx, name string) error { // by the database
+			return tx.Later(ctx, unchecked, `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+		},
+	}
+	each(100, 20, func(i int) {
+		name := strconv.Itoa(i)
+		err := d.batch.run(t.Context(), func(ctx context.Context, tx Tx) error {
+			err := tx.Later(ctx, changed(odd), `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+			return errors.Join(err, calls[i%5](ctx, tx, name))
+		})
+		kind := i % 5
+		checked := kind == 1 || kind == 3
+		if (err != nil) != (checked || kind == 4) || checked && !errors.Is(err, odd) {
+			t.Errorf("call %d: %v", i, err)
+		}
+	})
+	var n int
+	must(t, d.reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM meta WHERE name <> 'node'`).Scan(&n))
+	if n != 40 {
+		t.Errorf("%d calls left something, want 40", n)
 	}
 }
 
