@@ -167,7 +167,8 @@ type s3File struct {
 	// A role to borrow with an OpenID Connect token instead of credentials, as {role_arn: ARN, token_file: FILE,
 	// sts_endpoint: URL, duration: 1h}. The file is read each time.
 	WebIdentity *webIdentityFile `yaml:"web_identity"`
-	// A file with certificates, PEM, that are trusted beside the system's, at the store and at the STS.
+	// A file with certificates, PEM, that are trusted beside the system's, at the store and at the STS. It is read again when
+	// it changes.
 	CAFile string `yaml:"ca_file"`
 	// The URL of an HTTP proxy on the way there. Empty is what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.
 	Proxy string `yaml:"proxy"`
