@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -83,17 +82,7 @@ func startRig(t *testing.T, n int) *rig {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	postgres := startPostgres(t)
-	store, err := startGateway(t.Context(), devFlags{data: t.TempDir(), s3: "127.0.0.1:0"},
-		&devState{AccessKey: "rigkey", SecretKey: "rigsecret"}, &bytes.Buffer{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &rig{t: t, postgres: postgres, endpoint: store.Endpoint(), key: newSSHKey(t)}
+	return &rig{t: t, postgres: postgres, endpoint: startStore(t, t.TempDir(), "rigkey", "rigsecret"), key: newSSHKey(t)}
 }
 
 // launch starts one more daemon; with the folder of one that ended, that node again.

@@ -104,7 +104,7 @@ func TestPassiveAddressOverNAT(t *testing.T) {
 	// `ip netns exec` has given the shell mounts of its own, so this is no other's /etc/hosts.
 	cmd := exec.CommandContext(t.Context(), "ip", "netns", "exec", inside, "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`,
 		hosts, os.Args[0], "-test.run", "^TestPassiveAddressInside$", "-test.v", "-test.timeout", "10m")
-	cmd.Env = append(os.Environ(), natVariable+"="+outside+","+router)
+	cmd.Env = append(os.Environ(), natVariable+"="+outside+","+router, gatewayVariable+"="+product(t))
 	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestPassiveAddressInside")) {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -220,26 +220,18 @@ func startNAT(t *testing.T) *proc {
 	t.Helper()
 	dir := t.TempDir()
 	pair := newKeyPair(t, dir, "ftp")
-	state := &devState{AccessKey: "storekey", SecretKey: "storesecret"}
-	store, err := startGateway(t.Context(), devFlags{data: dir, s3: "127.0.0.1:0"}, state, &bytes.Buffer{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	const key, secret = "storekey", "storesecret"
+	store := startStore(t, dir, key, secret)
 	config := filepath.Join(dir, "transferd.yaml")
-	text := fmt.Sprintf(natConfig, dir, devCertificate, pair.Certificate, pair.Key, ftpUsers(t, dir, []string{"nat"}), store.Endpoint())
+	text := fmt.Sprintf(natConfig, dir, devCertificate, pair.Certificate, pair.Key, ftpUsers(t, dir, []string{"nat"}), store)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := spawn(t, startOptions{data: dir, args: []string{"serve", "-config", config}, env: []string{
-		envAccessKeys + "=" + state.AccessKey + ":" + state.SecretKey, envS3AccessKey + "=" + state.AccessKey, envS3SecretKey + "=" + state.SecretKey,
+		envAccessKeys + "=" + key + ":" + secret, envS3AccessKey + "=" + key, envS3SecretKey + "=" + secret,
 	}})
 	p.await("ready", func() bool { return strings.Contains(p.output(), "\nready\n") })
-	p.env = map[string]string{"AWS_ACCESS_KEY_ID": state.AccessKey, "AWS_SECRET_ACCESS_KEY": state.SecretKey, "AWS_REGION": "us-east-1", "S3_ENDPOINT": store.Endpoint()}
+	p.env = map[string]string{"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1", "S3_ENDPOINT": store}
 	if _, err := p.s3().CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(devBucket)}); err != nil {
 		t.Fatal(err)
 	}

@@ -80,8 +80,12 @@ func spawn(t *testing.T, opt startOptions) *proc {
 	}
 	p := &proc{t: t, data: opt.data, ended: make(chan struct{})}
 	p.cmd = exec.Command(opt.program, opt.args...)
-	p.cmd.Env = append(os.Environ(), mainVariable+"=1", crashVariable+"="+opt.crash)
+	p.cmd.Env = append(os.Environ(), mainVariable+"="+withStdin, crashVariable+"="+opt.crash, gatewayVariable+"="+product(t))
 	p.cmd.Env = append(p.cmd.Env, opt.env...)
+	_, err := p.cmd.StdinPipe() // which ends with this process, whatever that dies of
+	if err != nil {
+		t.Fatal(err)
+	}
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +106,22 @@ func spawn(t *testing.T, opt startOptions) *proc {
 		}
 	})
 	return p
+}
+
+// startStore starts an S3 store beside the daemons, which ends with the test, and returns its URL.
+func startStore(t *testing.T, dir, accessKey, secretKey string) string {
+	t.Helper()
+	store, err := startGateway(t.Context(), devFlags{data: dir, s3: "127.0.0.1:0", gateway: product(t)},
+		&devState{AccessKey: accessKey, SecretKey: secretKey}, &bytes.Buffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return store.Endpoint()
 }
 
 // locked writes into the process's output buffer.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,9 +15,19 @@ import (
 // with, race detector included, in a process of its own that can be killed.
 const mainVariable = "TRANSFERD_TEST_MAIN"
 
+// withStdin, as the value of mainVariable, ends the daemon along with its standard input: no daemon outlives its test, even
+// when that panics or runs out of time.
+const withStdin = "with-stdin"
+
 func TestMain(m *testing.M) {
 	child := len(os.Args) > 1 && os.Args[1] == gatewayCommand
 	if os.Getenv(mainVariable) != "" || child {
+		if os.Getenv(mainVariable) == withStdin && !child {
+			go func() {
+				_, _ = io.Copy(io.Discard, os.Stdin)
+				os.Exit(3)
+			}()
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		code := run(ctx, process{stdout: os.Stdout, stderr: os.Stderr, seams: testSeams()}, os.Args[1:])
 		stop()
@@ -30,12 +41,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// gatewayVariable names the program that is the S3 store: the product without the race detector, which is slow and would
+// look for races of others.
+const gatewayVariable = "TRANSFERD_TEST_GATEWAY"
+
 // testSeams are what the environment asks for: a crash, or a step's failure that comes soon.
 func testSeams() seams {
+	s := crashSeams(os.Getenv(crashVariable))
 	if proxy := os.Getenv(faultsVariable); proxy != "" {
-		return faultSeams(proxy)
+		s = faultSeams(proxy)
 	}
-	return crashSeams(os.Getenv(crashVariable))
+	s.gateway = os.Getenv(gatewayVariable)
+	return s
 }
 
 func exitCode(err error) int {

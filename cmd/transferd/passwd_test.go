@@ -125,27 +125,30 @@ func TestPasswdTerminal(t *testing.T) {
 }
 
 // terminal runs a command at a terminal, types a line whenever it asks and hides what is typed, and prints what the
-// terminal shows. It ends after a minute and a half whatever happens.
+// terminal shows. It goes on reading while it waits for that, so a command that ends instead, or says something else, is
+// seen to; and one that does neither is killed after a minute and a half.
 const terminal = `
-import os, pty, signal, sys, termios, time
-signal.alarm(90)
+import os, pty, select, signal, sys, termios, time
 pid, fd = pty.fork()
 if pid == 0:
     os.execvp("sh", ["sh", "-c", sys.argv[1]])
-lines, shown, asked = sys.argv[2:], b"", 0
-while True:
-    try:
-        got = os.read(fd, 4096)
-    except OSError:
-        break
-    if not got:
-        break
-    shown += got
-    while lines and shown.count(b": ") > asked:
-        asked += 1
-        while termios.tcgetattr(fd)[3] & termios.ECHO:
-            time.sleep(0.01)
-        os.write(fd, lines.pop(0).encode() + b"\n")
+lines, shown, asked, end = sys.argv[2:], b"", 0, time.monotonic() + 90
+try:
+    while True:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            shown += b" (killed)"
+            break
+        if select.select([fd], [], [], 0.01 if lines else 1)[0]:
+            got = os.read(fd, 4096)
+            if not got:
+                break
+            shown += got
+        if lines and shown.count(b": ") > asked and not termios.tcgetattr(fd)[3] & termios.ECHO:
+            asked += 1
+            os.write(fd, lines.pop(0).encode() + b"\n")
+except (OSError, termios.error): # the command has ended
+    pass
 sys.stdout.buffer.write(shown)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 `

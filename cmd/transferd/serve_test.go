@@ -46,27 +46,19 @@ func startServe(t *testing.T, more ...string) (*proc, KeyPair) {
 	t.Helper()
 	dir := t.TempDir()
 	pair := newKeyPair(t, dir, "transferd")
-	state := &devState{AccessKey: "storekey", SecretKey: "storesecret"}
-	store, err := startGateway(t.Context(), devFlags{data: dir, s3: "127.0.0.1:0"}, state, &bytes.Buffer{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	const storeKey, storeSecret = "storekey", "storesecret"
+	store := startStore(t, dir, storeKey, storeSecret)
 	name := filepath.Join(dir, "transferd.yaml")
-	text := fmt.Sprintf(serveConfig, dir, pair.Certificate, pair.Key, store.Endpoint()) + strings.Join(more, "")
+	text := fmt.Sprintf(serveConfig, dir, pair.Certificate, pair.Key, store) + strings.Join(more, "")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := spawn(t, startOptions{data: dir, args: []string{"serve", "-config", name}, env: []string{
 		envAccessKeys + "=OPERATOR:secret1,READER:secret2,ONBOARDING:secret3,SLOW:secret4",
-		envS3AccessKey + "=" + state.AccessKey, envS3SecretKey + "=" + state.SecretKey,
+		envS3AccessKey + "=" + storeKey, envS3SecretKey + "=" + storeSecret,
 	}})
 	p.await("ready", func() bool { return strings.Contains(p.output(), "\nready\n") })
-	p.env = map[string]string{"AWS_ACCESS_KEY_ID": state.AccessKey, "AWS_SECRET_ACCESS_KEY": state.SecretKey, "AWS_REGION": "us-east-1", "S3_ENDPOINT": store.Endpoint()}
+	p.env = map[string]string{"AWS_ACCESS_KEY_ID": storeKey, "AWS_SECRET_ACCESS_KEY": storeSecret, "AWS_REGION": "us-east-1", "S3_ENDPOINT": store}
 	if _, err := p.s3().CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(devBucket)}); err != nil {
 		t.Fatal(err)
 	}
