@@ -64,6 +64,7 @@ func TestBenchmarkPut(t *testing.T) {
 		run  func(benchPlace)
 		flow bool // ours has workflows attached
 	}{
+		{"8 logins and nothing else", b.logins, false}, // they are part of what the others take
 		{"1 stream, aes128-gcm", func(at benchPlace) { b.streams(at, "aes128-gcm@openssh.com", 1) }, false},
 		{"8 streams, aes128-gcm", func(at benchPlace) { b.streams(at, "aes128-gcm@openssh.com", benchStreams) }, false},
 		{"1 stream, chacha20-poly1305", func(at benchPlace) { b.streams(at, "chacha20-poly1305@openssh.com", 1) }, false},
@@ -82,6 +83,8 @@ func TestBenchmarkPut(t *testing.T) {
 					theirs[v.name] = append(theirs[v.name], b.openSSH(v.run))
 				}
 			}
+			o, s := ours[v.name][round], theirs[v.name][round]
+			t.Logf("round %d, %s: %.2f s and %.2f s, CPU %.2f s and %.2f s", round+1, v.name, o.seconds, s.seconds, o.cpu, s.cpu)
 		}
 	}
 	t.Logf("%d MiB or %d files of 10 KiB each time, %d rounds, median (min–max); files on tmpfs, transferd's state on disk", *putMiB, *putFiles, *putRounds)
@@ -237,6 +240,11 @@ func (b *putBench) streams(at benchPlace, cipher string, n int) {
 	b.all(n, func(i int) *exec.Cmd {
 		return b.sftp(at, cipher, fmt.Sprintf("put %s %s/part%d\n", b.path(fmt.Sprint("part", i)), at.dir, i))
 	})
+}
+
+func (b *putBench) logins(at benchPlace) {
+	b.t.Helper()
+	b.all(benchStreams, func(int) *exec.Cmd { return b.sftp(at, "aes128-gcm@openssh.com", "pwd\n") })
 }
 
 func (b *putBench) small(at benchPlace) {

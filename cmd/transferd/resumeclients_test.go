@@ -120,15 +120,7 @@ func TestResumedByClients(t *testing.T) {
 	if err := efs.CanImpersonate(); err != nil {
 		t.Skip("not as this user: ", err)
 	}
-	users := filepath.Join(t.TempDir(), "users.yaml")
-	if err := os.WriteFile(users, fmt.Appendf(nil, `role: %s
-users:
-  - {name: bucket, password_hash: "%[2]s", home_directory_type: LOGICAL, home_directory_mappings: [{entry: /, target: /%[3]s}]}
-  - {name: disk, password_hash: "%[2]s", home_directory_type: LOGICAL, home_directory_mappings: [{entry: /, target: /%[4]s/anna}],
-     posix_profile: {uid: 2001, gid: 2001, secondary_gids: [3000]}}
-`, devRole, usersfile.HashPassword(ftpPassword), devBucket, devFileSystem), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	users := diskUser(t, filepath.Join(t.TempDir(), "users.yaml"))
 	p := startDaemon(t, startOptions{args: []string{"-users", users}})
 	whole, partial := p.attachWorkflows()
 	s3 := p.view(t, "bucket", net.JoinHostPort("127.0.0.1", p.env["FTP_PORT"]), p.env["FTP_SERVER_ID"], p.env["SERVER_ID"])
@@ -144,6 +136,20 @@ users:
 			})
 		}
 	}
+}
+
+// diskUser writes a users file: bucket has the dev bucket, and disk is anna on the dev file system.
+func diskUser(t *testing.T, name string) string {
+	t.Helper()
+	if err := os.WriteFile(name, fmt.Appendf(nil, `role: %s
+users:
+  - {name: bucket, password_hash: "%[2]s", home_directory_type: LOGICAL, home_directory_mappings: [{entry: /, target: /%[3]s}]}
+  - {name: disk, password_hash: "%[2]s", home_directory_type: LOGICAL, home_directory_mappings: [{entry: /, target: /%[4]s/anna}],
+     posix_profile: {uid: 2001, gid: 2001, secondary_gids: [3000]}}
+`, devRole, usersfile.HashPassword(ftpPassword), devBucket, devFileSystem), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // view is the same daemon for another test, and with the workflows of its first server at others.
