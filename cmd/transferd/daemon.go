@@ -41,7 +41,6 @@ type seams struct {
 	recorder  func(session.Recorder) session.Recorder
 	// stepTimeout is the engine's; 0 is the product's.
 	stepTimeout time.Duration
-	gateway     string // of devFlags
 	// copyLimit is the largest file that one request copies, and copyPiece how long one job copies; 0 is the product's.
 	copyLimit int64
 	copyPiece time.Duration

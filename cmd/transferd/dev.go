@@ -31,7 +31,6 @@ type devFlags struct {
 	workers                                  int
 	drain, keepalive, retry                  time.Duration
 	demo, demoExit                           bool
-	gateway                                  string // the program that is the S3 store; "" is this one
 }
 
 const devAbout = `transferd dev: the whole product on one machine, nothing to install or configure.
@@ -48,7 +47,7 @@ Examples:
   . ./transferd-data/dev.env && aws transfer list-servers`
 
 func runDev(ctx context.Context, p process, args []string) error {
-	f := devFlags{gateway: p.seams.gateway}
+	var f devFlags
 	fs := newFlags(p, "dev", devAbout)
 	fs.StringVar(&f.data, "data", "transferd-data", "`folder` for all state; made if it is missing")
 	fs.StringVar(&f.api, "api", "127.0.0.1:8470", "control API `host:port`; port 0 is any free one")

@@ -41,7 +41,6 @@ func startGateway(ctx context.Context, f devFlags, state *devState, log io.Write
 	c := &gatewayChild{
 		spawn: gateway.SpawnConfig{
 			Config: gateway.Config{Root: root, Addr: f.s3, AccessKey: state.AccessKey, SecretKey: state.SecretKey, Region: devRegion},
-			Path:   f.gateway,
 			Args:   []string{gatewayCommand},
 			Stderr: log,
 		},

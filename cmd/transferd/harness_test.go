@@ -80,7 +80,7 @@ func spawn(t *testing.T, opt startOptions) *proc {
 	}
 	p := &proc{t: t, data: opt.data, ended: make(chan struct{})}
 	p.cmd = exec.Command(opt.program, opt.args...)
-	p.cmd.Env = append(os.Environ(), mainVariable+"="+withStdin, crashVariable+"="+opt.crash, gatewayVariable+"="+product(t))
+	p.cmd.Env = append(os.Environ(), mainVariable+"="+withStdin, crashVariable+"="+opt.crash)
 	p.cmd.Env = append(p.cmd.Env, opt.env...)
 	_, err := p.cmd.StdinPipe() // which ends with this process, whatever that dies of
 	if err != nil {
@@ -111,7 +111,7 @@ func spawn(t *testing.T, opt startOptions) *proc {
 // startStore starts an S3 store beside the daemons, which ends with the test, and returns its URL.
 func startStore(t *testing.T, dir, accessKey, secretKey string) string {
 	t.Helper()
-	store, err := startGateway(t.Context(), devFlags{data: dir, s3: "127.0.0.1:0", gateway: product(t)},
+	store, err := startGateway(t.Context(), devFlags{data: dir, s3: "127.0.0.1:0"},
 		&devState{AccessKey: accessKey, SecretKey: secretKey}, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)

@@ -41,18 +41,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// gatewayVariable names the program that is the S3 store: the product without the race detector, which is slow and would
-// look for races of others.
-const gatewayVariable = "TRANSFERD_TEST_GATEWAY"
-
 // testSeams are what the environment asks for: a crash, or a step's failure that comes soon.
 func testSeams() seams {
-	s := crashSeams(os.Getenv(crashVariable))
 	if proxy := os.Getenv(faultsVariable); proxy != "" {
-		s = faultSeams(proxy)
+		return faultSeams(proxy)
 	}
-	s.gateway = os.Getenv(gatewayVariable)
-	return s
+	return crashSeams(os.Getenv(crashVariable))
 }
 
 func exitCode(err error) int {
