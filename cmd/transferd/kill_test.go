@@ -40,7 +40,9 @@ func TestCrashPoints(t *testing.T) {
 		{point: crashInPartialEnd, trigger: partial, cut: true, kept: crashCut},
 		{point: crashAfterEnd, trigger: whole, kept: crashFile},
 		{point: crashAfterEffect, trigger: whole, kept: crashFile, repeats: 1},
-		{point: crashAfterStep, trigger: whole, kept: crashFile},
+		// The same worker was about to go on with the next step. Nothing is written when it does, so nobody knows whether it
+		// had begun, and it counts as repeated.
+		{point: crashAfterStep, trigger: whole, kept: crashFile, repeats: 1},
 		{point: crashAfterDoneSteps, trigger: whole, kept: crashFile},
 	}
 	for _, c := range points {
