@@ -187,34 +187,37 @@ func (w *window) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	w.credit += n
-	w.pay()
+	paid := w.pay()
 	w.drained = w.drained || n < len(p)
 	if w.seen += n; w.uploading && w.seen >= w.size {
 		w.resize()
 	}
-	if w.credit >= min(creditAt, w.size/2) {
+	if w.credit >= min(creditAt, w.size/2) || paid {
 		w.handBack()
 	}
 	return n, nil
 }
 
-// handBack tells the client how much more it may send.
+// handBack tells the client how much more it may send. While it still may send about 2 MiB, the library keeps to itself
+// what it is given, until it is called again: so a window that shrinks calls it too, with nothing, or a client that has
+// sent all it might would wait for ever.
 func (w *window) handBack() {
 	// An error means that the connection is over. What has arrived is still to be read; its end comes then.
 	_ = w.adjust(uint32(w.credit))
 	w.credit = 0
 }
 
-// pay keeps back what the window is to shrink by.
-func (w *window) pay() {
+// pay keeps back what the window is to shrink by, and tells whether that was anything.
+func (w *window) pay() bool {
 	paid := min(w.debt, w.credit)
 	if paid == 0 {
-		return
+		return false
 	}
 	w.debt -= paid
 	w.credit -= paid
 	w.size -= paid
 	w.budget.give(paid)
+	return true
 }
 
 // resize makes the window four times as large if it was what held the client up, so that it is at its largest after two
