@@ -35,7 +35,6 @@ const benchRounds = 5
 type putFigure struct {
 	seconds float64 // wall clock of the clients
 	cpu     float64 // CPU seconds of the server's own processes
-	store   float64 // CPU seconds of the S3 store, ours only
 }
 
 // putBench is a server with the domain EFS whose files lie on tmpfs and whose state lies on the disk, and what is sent.
