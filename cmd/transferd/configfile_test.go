@@ -360,7 +360,7 @@ functions:
   arn:aws:lambda:us-east-1:1:function:l: {lambda: {endpoint: http://l, region: r, access_key: k, session_token: t, function: n, respond: true}}
   arn:aws:lambda:us-east-1:1:function:c: {command: [/bin/sh, -c, x], env: {B: b, A: a}, dir: /tmp, memory: 64MiB, output: 1KiB}
 secrets: {aws/transfer/s-01234567890abcdef/mary: ` + secretFile(t) + `}
-events: {retention: 25h, sinks: {hook: {url: https://h.example.com/x, format: cloudevents, timeout: 4s, parallel: 3}, q: {sqs: https://q.example.com/1/q, region: r, access_key: k}}}
+events: {retention: 25h, dead_retention: 26h, sinks: {hook: {url: https://h.example.com/x, format: cloudevents, kinds: [upload, rename], tries: 5, give_up: 27m, timeout: 4s, parallel: 3}, q: {sqs: https://q.example.com/1/q, region: r, access_key: k}}}
 file_systems: {fs-01234567: {directory: ` + t.TempDir() + `, durable: false, atomic_names: true}}
 roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key: q, secret_key: qs}, "arn:w": {endpoint: "http://w", region: rw, path_style: true, web_identity: {token_file: /token}}, "arn:e": {environment: true, assume_role: {}}}
 `
@@ -385,8 +385,8 @@ roles: {"arn:r": {access_key: rid, session_token: rtoken}, "arn:q": {access_key:
 		"{Endpoint:http://l Region:r AccessKey:k SecretKey:ls SessionToken:t Function:n Respond:true}",
 		"Command:[/bin/sh -c x] Env:map[A:a B:b] Dir:/tmp Timeout:0s Memory:64MiB Output:1KiB}",
 		"Secrets:map[aws/transfer/s-01234567890abcdef/mary:/",
-		"hook:{URL:https://h.example.com/x Secret:hs CA: File: Sync:<nil> SQS: SNS: EventBridge: Endpoint: Region: AccessKey: SecretKey: SessionToken: Format:cloudevents Source: Timeout:4s Parallel:3}",
-		"SQS:https://q.example.com/1/q SNS: EventBridge: Endpoint: Region:r AccessKey:k SecretKey:qs SessionToken:", "Retention:25h0m0s}",
+		"hook:{URL:https://h.example.com/x Secret:hs CA: File: Sync:<nil> SQS: SNS: EventBridge: Endpoint: Region: AccessKey: SecretKey: SessionToken: Format:cloudevents Source: Kinds:[upload rename] Timeout:4s Tries:5 GiveUp:27m0s Parallel:3}",
+		"SQS:https://q.example.com/1/q SNS: EventBridge: Endpoint: Region:r AccessKey:k SecretKey:qs SessionToken:", "Retention:25h0m0s DeadRetention:26h0m0s}",
 		"arn:r:{AccessKeyID:rid SecretKey:rsecret SessionToken:rtoken}", "arn:q:{AccessKeyID:q SecretKey:qs SessionToken:}", "UsersFile:" + dev.usersFile(),
 		fmt.Sprintf("Certificates:map[arn:c:%+v]", dev.certificate()),
 		"{Endpoint:http://s3 Region:eu-central-1 AccessKey:a SecretKey:b SessionToken:c PathStyle:false RetryBudget:5s Unsigned:true Environment:false Role:0x",

@@ -80,6 +80,7 @@ func TestDeadNodeIsInherited(t *testing.T) {
 
 	var mu sync.Mutex
 	var got []Inheritance
+	var heir *DB
 	var heirs sync.WaitGroup
 	for _, d := range all[1:] {
 		heirs.Go(func() {
@@ -91,6 +92,9 @@ func TestDeadNodeIsInherited(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				got = append(got, in...)
+				if len(in) > 0 {
+					heir = d
+				}
 				return len(got) > 0
 			})
 		})
@@ -114,7 +118,7 @@ func TestDeadNodeIsInherited(t *testing.T) {
 	stop()
 	cut := whole()
 	cut.Outcome, cut.Evidence = session.Partial, session.Crash
-	must(t, all[1].End(ctx, got[0].Uploads[0], cut))
+	must(t, heir.End(ctx, got[0].Uploads[0], cut))
 	if value[bool](t)(all[2].Abandoned(ctx, open1.Location)) {
 		t.Error("still abandoned")
 	}
