@@ -130,10 +130,11 @@ func TestConformance(t *testing.T) {
 	gw := sharedGateway(t)
 	n := make(chan int, 1)
 	n <- 0
+	run := time.Now().UnixNano() // of a run before, something may be left: see testBucket
 	storagetest.Run(t, func(t *testing.T) storage.Backend {
 		i := <-n
 		n <- i + 1
-		return testBucket(t, testStore(t, gw.URL(), inParts), fmt.Sprintf("bucket-%d", i))
+		return testBucket(t, testStore(t, gw.URL(), inParts), fmt.Sprintf("bucket-%d-%d", run, i))
 	})
 }
 
