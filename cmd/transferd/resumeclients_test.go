@@ -94,10 +94,13 @@ func goOn(t *testing.T, p *proc, local, remote, temp string, block, window int) 
 }
 
 // sendBlocks writes blocks that overtake each other, none by more than a window: a client sends no further ahead of what
-// was answered.
+// was answered. The first comes first: on S3 it says from where on the file is written.
 func sendBlocks(f *sftp.File, content []byte, from, block, window int) error {
 	errs := make([]error, window)
-	for ; from < len(content); from += window * block {
+	if _, err := f.WriteAt(content[from:min(from+block, len(content))], int64(from)); err != nil {
+		return err
+	}
+	for from += block; from < len(content); from += window * block {
 		var all sync.WaitGroup
 		for i := range window {
 			off := from + i*block
