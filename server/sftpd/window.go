@@ -29,6 +29,7 @@ const (
 	// A window's worth that arrives in less than minRoundTrip is no concern: a store that pauses between two parts takes
 	// nearly as long. One that takes longer than maxRoundTrip is not held up by the window, of which a client sends at
 	// least one in each round trip.
+	farAway      = 10 * time.Millisecond // a client that needs less to go on after an answer gains nothing by a larger window
 	minRoundTrip = 40 * time.Millisecond
 	maxRoundTrip = time.Second
 )
@@ -95,6 +96,12 @@ type window struct {
 	since   time.Time
 	seen    int
 	drained bool // the buffer was empty once: we keep up with the client
+
+	// A client has to wait for the answers to INIT and OPEN before it goes on.
+	reads    int
+	waited   bool          // the next Read is after such an answer
+	trip     time.Duration // the shortest time from such an answer to what came of it: a round trip or more
+	measured bool
 }
 
 // inside is what this file needs of an *ssh.channel.
@@ -157,7 +164,7 @@ func (w *window) bulk(uploading bool) {
 	}
 	w.uploading = uploading
 	w.debt = 0
-	if uploading {
+	if w.waited = uploading; uploading {
 		w.begin()
 	} else {
 		w.debt = w.size - smallWindow
@@ -182,7 +189,7 @@ func (w *window) next() { w.since, w.seen, w.drained = w.now(), 0, false }
 
 // Read reads what has arrived, like the channel's own.
 func (w *window) Read(p []byte) (int, error) {
-	n, err := w.pending.Read(p)
+	n, err := w.receive(p)
 	if n == 0 {
 		return 0, err
 	}
@@ -196,6 +203,20 @@ func (w *window) Read(p []byte) (int, error) {
 		w.handBack()
 	}
 	return n, nil
+}
+
+// receive reads what has arrived, and looks how long the client takes to go on after an answer that it waited for.
+func (w *window) receive(p []byte) (int, error) {
+	if w.reads++; w.reads != 2 && !w.waited { // the first one brings INIT, the second what follows it
+		return w.pending.Read(p)
+	}
+	w.waited = false
+	since := w.now()
+	n, err := w.pending.Read(p)
+	if took := w.now().Sub(since); !w.measured || took < w.trip {
+		w.trip, w.measured = took, true
+	}
+	return n, err
 }
 
 // handBack tells the client how much more it may send. While it still may send about 2 MiB, the library keeps to itself
@@ -221,7 +242,9 @@ func (w *window) pay() bool {
 }
 
 // resize makes the window four times as large if it was what held the client up, so that it is at its largest after two
-// round trips, and halves one that has grown if it is the store that is slow: then it only fills memory.
+// round trips, and halves one that has grown if it is the store that is slow: then it only fills memory. A client that is
+// near and only shares its processor with others does not wait for the window: a larger one makes OpenSSH's slower, which
+// moves all that waits about in its memory.
 func (w *window) resize() {
 	took := w.now().Sub(w.since)
 	switch {
@@ -229,7 +252,7 @@ func (w *window) resize() {
 		w.begin() // there was no memory when the upload began
 	case !w.drained:
 		w.debt = max(0, min(w.size/2, w.size-baseWindow))
-	case took >= minRoundTrip && took <= maxRoundTrip:
+	case w.trip >= farAway && took >= minRoundTrip && took <= maxRoundTrip:
 		w.debt = 0
 		granted := w.budget.take(min(3*w.size, maxWindow-w.size))
 		w.size += granted
