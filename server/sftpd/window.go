@@ -29,7 +29,6 @@ const (
 	// A window's worth that arrives in less than minRoundTrip is no concern: a store that pauses between two parts takes
 	// nearly as long. One that takes longer than maxRoundTrip is not held up by the window, of which a client sends at
 	// least one in each round trip.
-	farAway      = 10 * time.Millisecond // a client that needs less to go on after an answer gains nothing by a larger window
 	minRoundTrip = 40 * time.Millisecond
 	maxRoundTrip = time.Second
 )
@@ -252,7 +251,7 @@ func (w *window) resize() {
 		w.begin() // there was no memory when the upload began
 	case !w.drained:
 		w.debt = max(0, min(w.size/2, w.size-baseWindow))
-	case w.trip >= farAway && took >= minRoundTrip && took <= maxRoundTrip:
+	case w.trip >= minRoundTrip && took >= minRoundTrip && took <= maxRoundTrip:
 		w.debt = 0
 		granted := w.budget.take(min(3*w.size, maxWindow-w.size))
 		w.size += granted
