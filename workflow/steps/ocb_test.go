@@ -10,14 +10,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/eax"
 	"github.com/ProtonMail/go-crypto/ocb"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
-	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
 	"github.com/transferd/transferd/workflow/steps/gnupgtest"
 )
@@ -92,7 +90,7 @@ func (d draft) lengths(body []byte) (b []byte) {
 // sessionKey is the session key encrypted for f.
 func (f *forger) sessionKey(key []byte) []byte {
 	f.t.Helper()
-	recipient, ok := f.entity.EncryptionKey(time.Now(), nil)
+	recipient, ok := f.entity().EncryptionKey(time.Now(), nil)
 	if !ok {
 		f.t.Fatal("no encryption key")
 	}
@@ -133,11 +131,7 @@ func TestDecryptOCB(t *testing.T) {
 	g := gnupgtest.New(t)
 	g.Key("curve", "curve", "")
 	private := g.Private("curve", "")
-	ring, err := openpgp.ReadArmoredKeyRing(strings.NewReader(private))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &forger{t, ring[0], gnupgtest.Secret("PGPPrivateKey", private)}
+	f := &forger{t, private, gnupgtest.Secret("PGPPrivateKey", private)}
 	many := bytes.Repeat([]byte("many words\n"), 8_000)
 	for _, c := range []struct {
 		name     string
@@ -155,7 +149,7 @@ func TestDecryptOCB(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			f := &forger{t, f.entity, f.secret}
+			f := f.in(t)
 			message := c.draft.encrypt(f, f.literal(c.content, c.compress))
 			if judged := g.In(t).Run(message, "--decrypt"); !bytes.Equal(judged, c.content) {
 				t.Fatalf("this is not what GnuPG reads: %d bytes, want %d", len(judged), len(c.content))
@@ -166,7 +160,7 @@ func TestDecryptOCB(t *testing.T) {
 			}
 		})
 	}
-	t.Run("tampered", func(t *testing.T) { t.Parallel(); tamperOCB(&forger{t, f.entity, f.secret}) })
+	t.Run("tampered", func(t *testing.T) { t.Parallel(); tamperOCB(f.in(t)) })
 }
 
 func tamperOCB(f *forger) {
@@ -189,7 +183,7 @@ func tamperOCB(f *forger) {
 	} {
 		f.t.Run(fmt.Sprintf("%+v", d), func(t *testing.T) {
 			t.Parallel()
-			newVault(t, f.secret).refuses(d.encrypt(f, inner), tampered)
+			newVault(t, f.secret).refuses(d.encrypt(f.in(t), inner), tampered)
 		})
 	}
 	// The version before them has no meaning yet: the library takes any for 1, which is what is authentic.
