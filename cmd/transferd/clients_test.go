@@ -165,7 +165,7 @@ func sshProgram(p *proc) string {
 func hostKeyPrints(t *testing.T, p *proc) []string {
 	t.Helper()
 	known := filepath.Join(t.TempDir(), "known")
-	scan, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-p", p.env["SFTP_PORT"], p.env["SFTP_HOST"]).Output()
+	scan, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-T", "60", "-p", p.env["SFTP_PORT"], p.env["SFTP_HOST"]).Output()
 	if err == nil {
 		err = os.WriteFile(known, scan, 0o600)
 	}

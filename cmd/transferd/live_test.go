@@ -130,7 +130,7 @@ func (p *proc) hostKeyLive(t *testing.T, server []string) {
 	}
 	want := strings.Fields(string(mustRead(t, key+".pub")))[1]
 	p.takesEffect("a host key rotated", func() bool {
-		out, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-t", "ed25519", "-p", p.env["SFTP_PORT"], p.env["SFTP_HOST"]).Output()
+		out, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-T", "60", "-t", "ed25519", "-p", p.env["SFTP_PORT"], p.env["SFTP_HOST"]).Output()
 		return err == nil && strings.Contains(string(out), want)
 	})
 }

@@ -123,6 +123,9 @@ func (f *front) dispatch(packet []byte) error {
 	case longest > maxPath:
 		return f.out.status(binary.BigEndian.Uint32(packet[1:]), errPathLength)
 	}
+	if err := f.order(packet); err != nil {
+		return err
+	}
 	switch packet[0] {
 	case fxpOpen:
 		return f.open(packet)
@@ -186,6 +189,9 @@ func (f *front) extended(packet []byte) error {
 			return errMalformed
 		case longest > maxPath:
 			return f.out.status(id, errPathLength)
+		}
+		if err := f.order(packet); err != nil {
+			return err
 		}
 		return f.other(packet)
 	}

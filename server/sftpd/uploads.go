@@ -54,9 +54,10 @@ type reader interface {
 // uploads are the upload handles of a session. Only the front's goroutine touches the table; what ends an upload runs in
 // other goroutines. Handles are a "w" and a number: pkg/sftp's are bare numbers.
 type uploads struct {
-	open map[string]*upload
-	last uint64
-	ends sync.WaitGroup
+	open    map[string]*upload
+	last    uint64
+	closing []closing
+	ends    sync.WaitGroup
 }
 
 // quota counts the open handles of a session, those of pkg/sftp too.
@@ -239,9 +240,11 @@ func (f *front) close(packet []byte) error {
 		return f.forward(packet)
 	}
 	delete(f.uploads.open, string(handle))
+	ended := f.uploads.begin(u.path)
 	f.uploads.ends.Add(1)
 	f.work(func() {
 		defer f.uploads.ends.Done()
+		defer close(ended)
 		defer f.uploadEnds()
 		defer f.quota.give()
 		err := errors.Join(u.endReads(), u.file.Close())
