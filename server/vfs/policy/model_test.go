@@ -245,7 +245,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{awsExample, statements(``), when(`{"StringLike":{"s3:prefix":["a*","${transfer:HomeFolder}"]},"Bool":{"aws:x":true}}`),
 		when(`{"ForAnyValue:StringNotEqualsIfExists":{"s3:delimiter":"/"}}`), `{"Statement":{"Effect":"Deny","NotAction":"s3:*","NotResource":"*"}}`,
 		when(`{"IpAddress":{"aws:SourceIp":"192.0.2.0/24"},"NumericLessThan":{"aws:EpochTime":1e3},"DateEquals":{"aws:CurrentTime":"2026"}}`),
-		statements(`{"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::b/${*}${aws:username, 'a''b'}${$}"}`), `{"a":1,"a":2}`, "{\"Statement\":[]}\x00", `[[[[`} {
+		statements(`{"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::b/${*}${aws:username, 'a''b'}${$}"}`), `{"a":1,"a":2}`, statements(`{"Effect":"Allow","Action":"*","Resource":"arn::::${transfer:HomeBucket}"}`), "{\"Statement\":[]}\x00", `[[[[`} {
 		f.Add(seed, "home/anna/x")
 	}
 	f.Fuzz(func(t *testing.T, text, name string) {

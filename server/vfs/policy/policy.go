@@ -209,9 +209,6 @@ func (p *Policy) readResource(at, value string) (template, error) {
 	if value == "*" {
 		return compile(value, wildcards)
 	}
-	if rest, ok := strings.CutPrefix(value, "arn:"); !ok || strings.Count(rest, ":") < 4 && !strings.Contains(rest, "*") {
-		return nil, syntax(at, "%q must be * or an ARN such as arn:aws:s3:::bucket/key", value)
-	}
 	for _, partition := range []string{"arn:aws-cn:", "arn:aws-us-gov:"} {
 		if rest, ok := strings.CutPrefix(value, partition); ok {
 			value = "arn:aws:" + rest
@@ -220,6 +217,9 @@ func (p *Policy) readResource(at, value string) (template, error) {
 	t, err := compile(value, p.how(wildcards))
 	if err != nil {
 		return nil, syntax(at, "%q: %v", value, err)
+	}
+	if !strings.HasPrefix(value, "arn:") || !t.isARN() {
+		return nil, syntax(at, "%q must be * or an ARN such as arn:aws:s3:::bucket/key", value)
 	}
 	return t, nil
 }

@@ -225,6 +225,7 @@ func TestRefused(t *testing.T) {
 		one(`"Effect":"Allow","Action":"s3:${transfer:UserName}","Resource":"*"`): "must be * or such as",
 		one(`"Effect":"Allow","Action":"*","Resource":"bucket/*"`):                "an ARN such as",
 		one(`"Effect":"Allow","Action":"*","NotResource":"arn:aws:s3"`):           "Statement[0].NotResource",
+		one(`"Effect":"Allow","Action":"*","Resource":"arn::::${a:b}"`):           "an ARN such as",
 		one(`"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::b/${x"`):      "begins no variable",
 		one(`"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::b/${}"`):      "begins no variable",
 		one(allow + `,"Condition":[]`):                                            "Statement[0].Condition must be an object",

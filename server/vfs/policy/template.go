@@ -125,6 +125,21 @@ func (t template) constant() (string, bool) {
 	return b.String(), true
 }
 
+// isARN says whether a text has the six parts of an ARN, or wildcards that may stand for some. The colon in a variable's
+// name separates nothing: "You can use a variable in the resource portion of an ARN" (IAM policy elements: Variables).
+func (t template) isARN() bool {
+	colons := 0
+	for _, p := range t {
+		if p.r == anyRunes {
+			return true
+		}
+		if p.r == ':' {
+			colons++
+		}
+	}
+	return colons >= 5
+}
+
 // matches says whether a text is one of the list's.
 func (l list) matches(e *evaluation, text string) answer {
 	out := no
