@@ -13,6 +13,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -29,8 +30,11 @@ var (
 	ErrRandomAccess = errors.New("random access write not supported by this store")
 	// ErrTooLarge is returned for a file beyond what the store can hold.
 	ErrTooLarge = errors.New("file too large for this store")
-	// ErrNoSpace is returned when the store is full or the quota of whoever writes is used up.
+	// ErrNoSpace is returned when the store is full.
 	ErrNoSpace = errors.New("no space left in the store")
+	// ErrQuota is returned when whoever writes has used up what they may have there. It is an ErrNoSpace too, for callers
+	// that do not tell the two apart.
+	ErrQuota = fmt.Errorf("quota used up: %w", ErrNoSpace)
 	// ErrUnavailable wraps whatever the far side answered when the retry budget is used up.
 	ErrUnavailable = errors.New("storage unavailable")
 )

@@ -38,7 +38,8 @@ func failureOf(err error) failure {
 		{storage.ErrNotEmpty, failure{550, "Directory not empty."}},
 		{storage.ErrIsDirectory, failure{550, "Is a directory."}},
 		{storage.ErrTooLarge, failure{552, "File too large."}},
-		{storage.ErrNoSpace, failure{452, "Insufficient storage space."}}, // RFC 959, 4.2.2
+		{storage.ErrQuota, failure{552, "Exceeded storage allocation: the quota is used up."}}, // RFC 959, 4.2.2
+		{storage.ErrNoSpace, failure{452, "Insufficient storage space."}},                      // RFC 959, 4.2.2
 		{storage.ErrUnavailable, failure{451, "Service unavailable, try again later."}},
 		{fs.ErrNotExist, failure{550, "No such file or directory."}},
 		{fs.ErrPermission, failure{550, "Permission denied."}},

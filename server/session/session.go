@@ -475,6 +475,10 @@ func message(err error) string {
 		return "AWS Transfer does not support random access writes to S3 objects."
 	case errors.Is(err, storage.ErrTooLarge):
 		return "File too large"
+	case errors.Is(err, storage.ErrQuota):
+		return "Quota exceeded"
+	case errors.Is(err, storage.ErrNoSpace):
+		return "No space left"
 	case errors.Is(err, errors.ErrUnsupported):
 		return "Operation not supported"
 	case errors.Is(err, fs.ErrInvalid):

@@ -61,6 +61,7 @@ func statusOf(err error) status {
 		{storage.ErrNotEmpty, status{codeFailure, "Directory not empty"}},
 		{storage.ErrIsDirectory, status{codeFailure, "Is a directory"}},
 		{storage.ErrTooLarge, status{codeFailure, "File too large"}},
+		{storage.ErrQuota, status{codeFailure, "Quota exceeded"}}, // a code of its own only since version 5
 		{storage.ErrNoSpace, status{codeFailure, "No space left"}},
 		{storage.ErrUnavailable, status{codeFailure, "Service unavailable, try again later"}},
 		{fs.ErrNotExist, status{codeNoSuchFile, "No such file"}},

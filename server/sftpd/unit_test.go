@@ -61,6 +61,7 @@ func TestStatusOf(t *testing.T) {
 		{fs.ErrExist, codeFailure},
 		{storage.ErrNotEmpty, codeFailure},
 		{storage.ErrNoSpace, codeFailure},
+		{storage.ErrQuota, codeFailure},
 		{storage.ErrUnavailable, codeFailure},
 		{secret, codeFailure},
 		{errHandles, codeFailure},

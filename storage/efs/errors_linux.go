@@ -42,8 +42,10 @@ func kindOf(err error) error {
 		return fs.ErrPermission
 	case syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EILSEQ:
 		return fs.ErrInvalid
-	case syscall.ENOSPC, syscall.EDQUOT:
+	case syscall.ENOSPC:
 		return storage.ErrNoSpace
+	case syscall.EDQUOT:
+		return storage.ErrQuota
 	case syscall.EFBIG:
 		return storage.ErrTooLarge
 	case syscall.ENOSYS, syscall.ENOTSUP, syscall.EXDEV, syscall.EMLINK:

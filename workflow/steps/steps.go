@@ -178,6 +178,8 @@ func explain(err error, doing string) error {
 		kind, why = workflow.BadRequest, "it is a directory"
 	case errors.Is(err, storage.ErrTooLarge):
 		kind, why = workflow.BadRequest, "the file is too large"
+	case errors.Is(err, storage.ErrQuota):
+		why = "the quota is used up"
 	case errors.Is(err, storage.ErrNoSpace):
 		why = "the storage is full"
 	case errors.Is(err, fs.ErrInvalid):

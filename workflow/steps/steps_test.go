@@ -123,6 +123,8 @@ func TestErrorTypes(t *testing.T) {
 		{errors.ErrUnsupported, workflow.BadRequest, false},
 		{storage.ErrIsDirectory, workflow.BadRequest, false},
 		{storage.ErrTooLarge, workflow.BadRequest, false},
+		{storage.ErrNoSpace, workflow.InternalServerError, true},
+		{storage.ErrQuota, workflow.InternalServerError, true},
 		{storage.ErrUnavailable, workflow.InternalServerError, true},
 		{fmt.Errorf("%w: %w", storage.ErrUnavailable, fs.ErrPermission), workflow.InternalServerError, true},
 		{context.Canceled, workflow.InternalServerError, true},
