@@ -18,7 +18,6 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
 // fileName is the database of SQLite in a data directory.
@@ -60,10 +59,11 @@ func openSQLite(ctx context.Context, dir string, log *slog.Logger, undo *[]func(
 }
 
 func openPool(ctx context.Context, size int, uri string, undo *[]func() error) (*sql.DB, error) {
-	pool, err := sql.Open("sqlite", uri)
+	kept, err := newKeeping(uri)
 	if err != nil {
 		return nil, err
 	}
+	pool := sql.OpenDB(kept)
 	pool.SetMaxOpenConns(size)
 	pool.SetMaxIdleConns(size)
 	*undo = append(*undo, pool.Close)
