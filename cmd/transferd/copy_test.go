@@ -4,11 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
@@ -174,4 +180,123 @@ func TestCopyOfADeletedServer(t *testing.T) {
 		t.Errorf("the execution ended as %s", e.Status)
 	}
 	p.await("no multipart upload", func() bool { return len(p.danglingUploads()) == 0 })
+}
+
+// copyGate is a proxy in front of a store. Of the parts that are to be copied it lets some through, and holds the others as
+// long as they are asked for; once it is open it holds none that comes.
+type copyGate struct {
+	endpoint string
+	through  *httputil.ReverseProxy
+
+	mu     sync.Mutex
+	left   int // how many it lets through
+	open   bool
+	held   int            // parts whose requests wait now
+	copied map[string]int // how often the store has copied a part, by its number
+}
+
+func startCopyGate(t *testing.T, store string, parts int) *copyGate {
+	t.Helper()
+	to, err := url.Parse(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &copyGate{left: parts, copied: map[string]int{}}
+	g.through = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Host = r.In.Host // which is signed
+	}, ModifyResponse: func(res *http.Response) error {
+		if n := copiedPart(res.Request); n != "" && res.StatusCode == http.StatusOK {
+			g.mu.Lock()
+			g.copied[n]++
+			g.mu.Unlock()
+		}
+		return nil
+	}}
+	s := httptest.NewServer(g)
+	t.Cleanup(s.Close)
+	g.endpoint = s.URL
+	return g
+}
+
+// copiedPart is the number of the part that a request copies; "" if it does something else.
+func copiedPart(r *http.Request) string {
+	if r.Header.Get("x-amz-copy-source") == "" {
+		return ""
+	}
+	return r.URL.Query().Get("partNumber")
+}
+
+func (g *copyGate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if copiedPart(r) != "" && g.holds() {
+		<-r.Context().Done()
+		g.mu.Lock()
+		g.held--
+		g.mu.Unlock()
+		return
+	}
+	g.through.ServeHTTP(w, r)
+}
+
+func (g *copyGate) holds() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.open || g.left > 0 {
+		g.left--
+		return false
+	}
+	g.held++
+	return true
+}
+
+// TestCopyTakenOver: of two daemons on one PostgreSQL one is killed for good with the second piece of a copy half done. The
+// other one copies what is missing and nothing twice, marks that as a repeat, and goes on to the steps behind the copy.
+func TestCopyTakenOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	gate := startCopyGate(t, r.endpoint, 5)
+	r.endpoint, r.crash = gate.endpoint, copyLives
+	for range 2 {
+		r.launch(t.TempDir())
+	}
+	for _, p := range r.nodes {
+		r.awaitNode(p)
+	}
+	r.furnish()
+	content := noise(copyFileSize)
+	dying, heir := r.nodes[0], r.nodes[1]
+	dying.putUntilDeath(content, false)
+	dying.await("five parts are there, another is asked for", func() bool {
+		gate.mu.Lock()
+		defer gate.mu.Unlock()
+		return len(gate.copied) == 5 && gate.held == 1
+	})
+	if len(heir.logEntries("type", "StepContinued")) > 0 { // any node may have the second piece
+		dying, heir = heir, dying
+	}
+	dying.kill()
+	killed := time.Now()
+	gate.mu.Lock()
+	gate.open = true
+	gate.mu.Unlock()
+	e := heir.awaitExecution(r.whole, "crash.bin")
+	t.Logf("the execution had ended %v after the kill", time.Since(killed).Round(time.Millisecond))
+	if e.Status != types.ExecutionStatusCompleted {
+		t.Errorf("execution ended as %s", shown(e))
+	}
+	if got := heir.object("processed/crash.bin"); !bytes.Equal(got, content) {
+		t.Errorf("the copy is %s, want %s", sum(got), sum(content))
+	}
+	if u := heir.danglingUploads(); len(u) != 0 {
+		t.Errorf("multipart uploads left: %v", u)
+	}
+	gate.mu.Lock()
+	defer gate.mu.Unlock()
+	if want := map[string]int{"1": 1, "2": 1, "3": 1, "4": 1, "5": 1, "6": 1}; !maps.Equal(gate.copied, want) {
+		t.Errorf("parts copied %v", gate.copied)
+	}
+	starts := heir.stepStarts()[aws.ToString(e.ExecutionId)]
+	if starts["steps COPY copy attempt 2"] != 1 {
+		t.Errorf("the heir started %v", starts)
+	}
 }

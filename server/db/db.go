@@ -92,7 +92,9 @@ type DB struct {
 	working atomic.Bool // one Work at a time
 	backoff func(failures int) time.Duration
 	poll    time.Duration // of the queue
-	ended   func(workflow.Trigger, workflow.Status)
+	// secondLook is the constant, or shorter in tests.
+	secondLook time.Duration
+	ended      func(workflow.Trigger, workflow.Status)
 	// throttle is asked before an execution begins.
 	throttle *buckets
 
@@ -105,7 +107,7 @@ type DB struct {
 func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	d := &DB{
 		log: cfg.Log, now: cfg.Now, node: cfg.Node, drain: cmp.Or(cfg.Drain, 10*time.Second), limits: cfg.Limits,
-		events: cfg.Events, backoff: backoff, poll: fetchPoll, ended: cfg.Ended, throttle: &buckets{Throttle: cfg.Throttle},
+		events: cfg.Events, backoff: backoff, poll: fetchPoll, secondLook: secondLook, ended: cfg.Ended, throttle: &buckets{Throttle: cfg.Throttle},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/transferd/transferd/workflow"
 )
@@ -17,6 +19,9 @@ const (
 	// them: a day and a half in all. Then the log says what stays.
 	maxRemovals     = 220
 	maxRemovalPause = 10 * time.Minute
+	// secondLook is how long after a removal another one follows. What was under way when its step ended may have reached
+	// the store behind the first one, and then have died with the process that would have removed it.
+	secondLook = 2 * time.Minute
 )
 
 // argsOf is a job as River keeps it.
@@ -72,7 +77,10 @@ func (w *stepWorker) remove(ctx context.Context, rj *river.Job[stepArgs], j work
 	err := guard(func() error {
 		return w.run(ctx, j, func(context.Context, workflow.Transition) error { return workflow.ErrStale })
 	})
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		return w.lookAgain(rj.JobRow)
+	}
+	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	failures, crashes := tries(rj.JobRow)
@@ -84,6 +92,18 @@ func (w *stepWorker) remove(ctx context.Context, rj *river.Job[stepArgs], j work
 	w.d.log.WarnContext(ctx, "what a step left cannot be removed yet", "execution", j.Execution, "phase", j.Phase,
 		"step", j.Step, "error", err)
 	return err
+}
+
+// lookAgain has a job that removed something come once more.
+func (w *stepWorker) lookAgain(row *rivertype.JobRow) error {
+	var known struct{ Snoozes int } // River's own count
+	if err := json.Unmarshal(row.Metadata, &known); err != nil {
+		return fmt.Errorf("metadata of job %d: %w", row.ID, err)
+	}
+	if known.Snoozes > 0 {
+		return nil
+	}
+	return river.JobSnooze(w.d.secondLook)
 }
 
 // removalPause is the wait after so many failures.
