@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"net/url"
 	"path"
 	"strings"
 	"time"
@@ -87,12 +88,37 @@ func (b *Backend) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
 	return dirInfo(name), nil
 }
 
+// list asks for one page. Its keys come encoded, because a key may hold what XML cannot: one file named with a control
+// character would else make the whole directory unreadable.
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 func (b *Backend) list(ctx context.Context, in *s3.ListObjectsV2Input) (*s3.ListObjectsV2Output, error) {
-	in.Bucket = &b.bucket
-	return request(ctx, b.store, call{op: "ListObjectsV2", name: aws.ToString(in.Prefix)},
+	in.Bucket, in.EncodingType = &b.bucket, types.EncodingTypeUrl
+	page, err := request(ctx, b.store, call{op: "ListObjectsV2", name: aws.ToString(in.Prefix)},
 		func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
 			return b.store.client.ListObjectsV2(ctx, in)
 		})
+	if err != nil {
+		return nil, err
+	}
+	for i := range page.Contents {
+		page.Contents[i].Key = decoded(page.EncodingType, page.Contents[i].Key)
+	}
+	for i := range page.CommonPrefixes {
+		page.CommonPrefixes[i].Prefix = decoded(page.EncodingType, page.CommonPrefixes[i].Prefix)
+	}
+	return page, nil
+}
+
+// decoded is a key of a listing as it is. A store that does not encode does not say so either (versitygw v1.8.0).
+func decoded(as types.EncodingType, key *string) *string {
+	if as != types.EncodingTypeUrl || key == nil {
+		return key
+	}
+	plain, err := url.QueryUnescape(*key)
+	if err != nil {
+		return key // no store's encoding; better an odd name than no listing
+	}
+	return &plain
 }
 
 // ReadDir yields a page of at most 1000 entries after the other, in the order of the keys within each page's files and
@@ -105,20 +131,19 @@ func (b *Backend) ReadDir(ctx context.Context, name string) iter.Seq2[fs.FileInf
 			in.Prefix = aws.String(name + "/")
 		}
 		empty := name != "" // no key seen yet, not even the marker
-		for {
-			page, err := b.list(ctx, in)
+		for more := true; more; {
+			entries, keys, err := b.entries(ctx, in)
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			empty = empty && len(page.Contents)+len(page.CommonPrefixes) == 0
-			if !yieldPage(page, aws.ToString(in.Prefix), yield) {
-				return
+			empty = empty && keys == 0
+			for i := range entries {
+				if !yield(entries[i], nil) {
+					return
+				}
 			}
-			if !aws.ToBool(page.IsTruncated) || page.NextContinuationToken == nil {
-				break
-			}
-			in.ContinuationToken = page.NextContinuationToken
+			more = in.ContinuationToken != nil
 		}
 		if empty {
 			yield(nil, b.noDirectory(ctx, name))
@@ -126,21 +151,30 @@ func (b *Backend) ReadDir(ctx context.Context, name string) iter.Seq2[fs.FileInf
 	}
 }
 
-// yieldPage reports false when the caller has seen enough.
-func yieldPage(page *s3.ListObjectsV2Output, prefix string, yield func(fs.FileInfo, error) bool) bool {
+// entries asks for a page of a directory, and makes in ask for the next one. What it returns holds nothing of the answer:
+// a client that stops in the middle of a directory keeps it for as long as it likes.
+func (b *Backend) entries(ctx context.Context, in *s3.ListObjectsV2Input) (list []info, keys int, err error) {
+	page, err := b.list(ctx, in)
+	if err != nil {
+		return nil, 0, err
+	}
+	keys = len(page.CommonPrefixes) + len(page.Contents)
+	list = make([]info, 0, keys)
+	prefix := aws.ToString(in.Prefix)
 	for _, p := range page.CommonPrefixes {
-		base := strings.TrimSuffix(strings.TrimPrefix(aws.ToString(p.Prefix), prefix), "/")
-		if isName(base) && !yield(dirInfo(base), nil) {
-			return false
+		if base := strings.TrimSuffix(strings.TrimPrefix(aws.ToString(p.Prefix), prefix), "/"); isName(base) {
+			list = append(list, info{name: strings.Clone(base), dir: true})
 		}
 	}
 	for _, o := range page.Contents {
-		base := strings.TrimPrefix(aws.ToString(o.Key), prefix)
-		if isName(base) && !yield(info{name: base, obj: listedObject(o)}, nil) {
-			return false
+		if base := strings.TrimPrefix(aws.ToString(o.Key), prefix); isName(base) {
+			list = append(list, info{name: strings.Clone(base), obj: listedObject(o)})
 		}
 	}
-	return true
+	if in.ContinuationToken = nil; aws.ToBool(page.IsTruncated) {
+		in.ContinuationToken = page.NextContinuationToken
+	}
+	return list, keys, nil
 }
 
 func listedObject(o types.Object) storage.Object {

@@ -115,7 +115,7 @@ func (s *Store) parts(ctx context.Context, at object, upload string) ([]types.Pa
 // this process works on. (Another process that is just now between beginning one of the same name and its first part
 // would lose that upload with an error to its client.)
 func (b *Backend) abortUnnoted(ctx context.Context, at object, begun time.Time) error {
-	in := &s3.ListMultipartUploadsInput{Bucket: &at.bucket, Prefix: &at.key}
+	in := &s3.ListMultipartUploadsInput{Bucket: &at.bucket, Prefix: &at.key, EncodingType: types.EncodingTypeUrl}
 	for {
 		out, err := request(ctx, b.store, call{op: "ListMultipartUploads", name: at.key},
 			func(ctx context.Context) (*s3.ListMultipartUploadsOutput, error) {
@@ -125,7 +125,7 @@ func (b *Backend) abortUnnoted(ctx context.Context, at object, begun time.Time) 
 			return err
 		}
 		for _, u := range out.Uploads {
-			if aws.ToString(u.Key) != at.key || aws.ToTime(u.Initiated).Before(begun.Add(-skew)) {
+			if aws.ToString(decoded(out.EncodingType, u.Key)) != at.key || aws.ToTime(u.Initiated).Before(begun.Add(-skew)) {
 				continue
 			}
 			if err := b.abortIfEmpty(ctx, at, aws.ToString(u.UploadId)); err != nil {
@@ -135,7 +135,7 @@ func (b *Backend) abortUnnoted(ctx context.Context, at object, begun time.Time) 
 		if !aws.ToBool(out.IsTruncated) || out.NextKeyMarker == nil {
 			return nil
 		}
-		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
+		in.KeyMarker, in.UploadIdMarker = decoded(out.EncodingType, out.NextKeyMarker), out.NextUploadIdMarker
 	}
 }
 
