@@ -47,7 +47,7 @@ func openSQLite(ctx context.Context, dir string, log *slog.Logger, undo *[]func(
 	uri := "file:" + (&url.URL{Path: file}).EscapedPath() + common
 	s := &sqlite{log: log}
 	if s.write, err = openPool(ctx, 1, uri+"&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+
-		"&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)", undo); err != nil {
+		"&_pragma=foreign_keys(1)&_pragma=wal_autocheckpoint(4096)&_pragma=journal_size_limit(67108864)", undo); err != nil {
 		return nil, err
 	}
 	if s.read, err = openPool(ctx, max(4, runtime.NumCPU()), uri+"&_pragma=query_only(1)", undo); err != nil {

@@ -72,7 +72,7 @@ func (f *File) anew() error {
 		return fmt.Errorf("begin anew: %w", err)
 	}
 	f.up, f.undecided = nil, false
-	f.row.ID, f.row.Modify, f.row.Base = newUploadID(), false, 0
+	f.row.ID, f.row.Modify, f.row.Base = f.s.m.newUploadID(), false, 0
 	f.size.Store(0)
 	f.got = ranges{}
 	return f.open()

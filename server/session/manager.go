@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -248,11 +249,13 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// newUploadID makes a random UUID (RFC 9562, 5.4).
-func newUploadID() string {
+// newUploadID makes a UUID that begins with the time (RFC 9562, 5.7): the journal's indexes grow at their ends then, and
+// uploads that come together share the pages that a commit writes.
+func (m *Manager) newUploadID() string {
 	var b [16]byte
-	rand.Read(b[:]) // never fails
-	b[6] = b[6]&0x0f | 0x40
+	binary.BigEndian.PutUint64(b[:8], uint64(m.cfg.Now().UnixMilli())<<16)
+	rand.Read(b[6:]) // never fails
+	b[6] = b[6]&0x0f | 0x70
 	b[8] = b[8]&0x3f | 0x80
 	h := hex.EncodeToString(b[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]

@@ -65,7 +65,7 @@ func (s *Session) wants(kind DeedKind) bool {
 func (s *Session) deed(kind DeedKind, p string) Deed {
 	d := Deed{Info: s.info, Session: s.id, Kind: kind, Path: s.BackendPath(p), Identity: s.fs.Identity(), Began: s.m.cfg.Now()}
 	if at, err := s.fs.Locate(p); err == nil {
-		d.ID, d.From = newUploadID(), at
+		d.ID, d.From = s.m.newUploadID(), at
 	}
 	return d
 }

@@ -135,7 +135,7 @@ func (s *Session) create(p string, opt CreateOptions) (*File, error) {
 		return f, nil
 	}
 	f := &File{s: s, path: s.fs.RealPath(p), opens: 1, declared: opt.Declared, append: opt.Append && !opt.Truncate, excl: opt.Exclusive, row: Upload{
-		ID: newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
+		ID: s.m.newUploadID(), Node: s.m.cfg.Node, Server: s.info.Server, User: s.info.User, Session: s.id,
 		Protocol: s.info.Protocol, SourceIP: s.info.SourceIP, Location: loc, Began: s.m.cfg.Now(),
 		Identity: s.fs.Identity(), Exclusive: opt.Exclusive,
 	}}
