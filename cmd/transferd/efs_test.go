@@ -207,12 +207,15 @@ func TestStores(t *testing.T) {
 		}
 	}
 	own := storage.Posix{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
-	if _, err := s.As(t.Context(), storage.Identity{Posix: &own}); err != nil {
-		t.Error(err)
-	}
 	other := storage.Posix{UID: own.UID + 1, GID: own.GID}
-	if _, err := s.As(t.Context(), storage.Identity{Posix: &other}); !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("an identity that cannot be had: %v", err)
+	for who, want := range map[*storage.Posix]error{&own: nil, &other: fs.ErrPermission} {
+		as, err := s.As(t.Context(), storage.Identity{Posix: who})
+		if err == nil {
+			_, err = as.Backend(t.Context(), "EFS", "fs-01234567")
+		}
+		if !errors.Is(err, want) {
+			t.Errorf("as %+v: %v, want %v", *who, err, want)
+		}
 	}
 }
 

@@ -38,8 +38,8 @@ func (s *stores) Backend(ctx context.Context, domain, store string) (storage.Bac
 	return b.As(ctx, *s.posix)
 }
 
-// As implements storage.Impersonator. Whether the identity can be had is asked at once, so that a login is refused and
-// not the first file.
+// As implements storage.Impersonator. A role is borrowed at once, so that a login is refused and not the first file.
+// Whether a file system takes the identity on, Backend says: each may have another answer (own_identity_only).
 func (s *stores) As(ctx context.Context, id storage.Identity) (storage.Stores, error) {
 	as := *s
 	if lender, ok := s.buckets.(storage.Impersonator); ok && id.Role != "" {
@@ -54,11 +54,6 @@ func (s *stores) As(ctx context.Context, id storage.Identity) (storage.Stores, e
 	}
 	posix := *id.Posix
 	as.posix = &posix
-	for name := range s.files {
-		if _, err := as.Backend(ctx, domainEFS, name); err != nil {
-			return nil, err
-		}
-	}
 	return &as, nil
 }
 

@@ -2,6 +2,7 @@ package vfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -34,7 +35,26 @@ func (f *FS) As(ctx context.Context, session string) (*FS, error) {
 	}
 	as := *f
 	as.stores, as.identity = stores, id
-	return &as, nil
+	return &as, as.reachable(ctx)
+}
+
+// reachable asks each file system of the home whether it can be used as the user, so that a login is refused and not the
+// first file. One that is not there shows no files, as on AWS (transfer-api 3.1). Others than the home's do not matter.
+func (f *FS) reachable(ctx context.Context) error {
+	if f.identity.Posix == nil {
+		return nil
+	}
+	asked := map[string]bool{}
+	for _, at := range f.grants.entries {
+		if asked[at.store] {
+			continue
+		}
+		asked[at.store] = true
+		if _, err := f.stores.Backend(ctx, f.domain, at.store); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("act for %s: file system %s: %w", f.home.UserName, at.store, err)
+		}
+	}
+	return nil
 }
 
 // Identity is on whose behalf the stores are touched; zero if it is the daemon itself.
