@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -14,17 +15,17 @@ func TestUploadDownloadList(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			p := r.login(t, version)
-			data := random(1 << 20)
+			data := doortest.Random(1 << 20)
 			p.put("a", data)
-			r.journal.verdict(t, "home/a", session.Complete, session.Closed)
-			if !bytes.Equal(r.store.get("home/a"), data) {
+			r.journal.Verdict(t, "home/a", session.Complete, session.Closed)
+			if !bytes.Equal(r.store.Get("home/a"), data) {
 				t.Error("other bytes")
 			}
 			if got := p.fetch("RETR a"); got != string(data) {
 				t.Errorf("downloaded %d bytes", len(got))
 			}
 			p.put("empty", nil)
-			r.journal.verdict(t, "home/empty", session.Complete, session.Closed)
+			r.journal.Verdict(t, "home/empty", session.Complete, session.Closed)
 			p.cmd("350", "REST 1048570")
 			if got := p.fetch("RETR a"); got != string(data[1048570:]) {
 				t.Errorf("resumed with %d bytes", len(got))

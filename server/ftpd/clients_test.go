@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -66,16 +67,16 @@ func (r *rig) python(t *testing.T, kind, version string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return run(t, fmt.Sprintf(script, reusing), "python3", "-", host, port, kind, version, write(t, body))
+	return doortest.Run(t, fmt.Sprintf(script, reusing), "python3", "-", host, port, kind, version, doortest.File(t, body))
 }
 
 // day checks what a client's day has left behind.
 func (r *rig) day(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"one", "two", "three"} {
-		r.journal.verdict(t, "home/"+name, session.Complete, session.Closed)
+		r.journal.Verdict(t, "home/"+name, session.Complete, session.Closed)
 	}
-	if !bytes.Equal(r.store.get("home/one"), body) || !bytes.Equal(r.store.get("home/four"), body) || r.store.get("home/three") != nil {
+	if !bytes.Equal(r.store.Get("home/one"), body) || !bytes.Equal(r.store.Get("home/four"), body) || r.store.Get("home/three") != nil {
 		t.Error("the store is not as the client left it")
 	}
 }
@@ -119,9 +120,9 @@ func TestLftp(t *testing.T) {
 				t.Run(fmt.Sprintf("tls=%v/only12=%v/%s", secure, tls12, resumption), func(t *testing.T) {
 					t.Parallel()
 					r := newRig(t, mode(resumption), config(func(c *ftpd.Config) { c.TLS12Only = tls12 }))
-					file := write(t, body)
+					file := doortest.File(t, body)
 					back := filepath.Join(t.TempDir(), "back")
-					out, err := run(t, "", "lftp", "-c", fmt.Sprintf(`set ssl:verify-certificate no; set ftp:ssl-allow %[1]v; set ftp:ssl-force %[1]v;
+					out, err := doortest.Run(t, "", "lftp", "-c", fmt.Sprintf(`set ssl:verify-certificate no; set ftp:ssl-allow %[1]v; set ftp:ssl-force %[1]v;
 						set ftp:ssl-protect-data %[1]v; set net:max-retries 1; set net:timeout 10; set cmd:fail-exit yes;
 						open -u %[2]s,"%[3]s" ftp://%[4]s; put %[5]s -o one; put %[5]s -o two; put %[5]s -o three; cls -l;
 						get one -o %[6]s; mv two four; rm three; mkdir d; rmdir d; bye`, secure, user, password, r.addr, file, back))
@@ -149,33 +150,33 @@ func TestCurl(t *testing.T) {
 			t.Run(version+"/"+resumption, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, mode(resumption))
-				file, back := write(t, body), filepath.Join(t.TempDir(), "back")
+				file, back := doortest.File(t, body), filepath.Join(t.TempDir(), "back")
 				url := "ftp://" + r.addr + "/"
 				args := []string{"-sS", "-m", "30", "-k", "--user", user + ":" + password}
 				if version != "" {
 					args = append(args, "--ssl-reqd", "--tlsv"+version, "--tls-max", version)
 				}
-				out, err := run(t, "", "curl", append(args, "-T", file, url+"one", "-T", file, url+"two", "-T", file, url+"three",
+				out, err := doortest.Run(t, "", "curl", append(args, "-T", file, url+"one", "-T", file, url+"two", "-T", file, url+"three",
 					"-Q", "-RNFR two", "-Q", "-RNTO four")...)
 				if version == "1.2" && resumption == "ENFORCED" {
 					if err == nil {
 						t.Error("curl resumes in TLS 1.2 now")
 					}
-					entry := r.log.await(t, "TLS_RESUME_FAILURE")
+					entry := r.log.Await(t, "TLS_RESUME_FAILURE")
 					if entry["client"] != "curl" || entry["ticket-offered"] != "no" || entry["tls-version"] != "TLS 1.2" {
 						t.Errorf("log %v", entry)
 					}
 					return
 				}
 				for _, name := range []string{"one", "two", "three"} {
-					if v := r.journal.wait(t, "home/"+name); v.Outcome != session.Complete {
+					if v := r.journal.Wait(t, "home/"+name); v.Outcome != session.Complete {
 						t.Errorf("%s: %s %s", name, v.Outcome, v.Evidence)
 					}
 				}
-				if out2, err := run(t, "", "curl", append(args, "-C", "1000", "-o", back, url+"one")...); err != nil {
+				if out2, err := doortest.Run(t, "", "curl", append(args, "-C", "1000", "-o", back, url+"one")...); err != nil {
 					t.Errorf("%v: %s %s", err, out, out2)
 				}
-				if out, err := run(t, "", "curl", append(args, url)...); err != nil || !strings.Contains(out, "one") {
+				if out, err := doortest.Run(t, "", "curl", append(args, url)...); err != nil || !strings.Contains(out, "one") {
 					t.Errorf("list: %v: %s", err, out)
 				}
 			})

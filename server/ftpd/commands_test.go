@@ -9,6 +9,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -16,7 +17,7 @@ func TestMFMTWhereItIsAllowed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, settings(func(s *server.Server) { s.ProtocolDetails.SetStatOption = "ENABLE_NO_OP" }))
 	r.login(t, 0).cmd("213 Modify=20200101000000; a", "MFMT 20200101000000 a")
-	r.log.await(t, "SETSTAT")
+	r.log.Await(t, "SETSTAT")
 }
 
 // ALLO declares a size, for the next upload alone; the mode integrity holds the client to it.
@@ -29,9 +30,9 @@ func TestDeclaredSize(t *testing.T) {
 	p.put("free", body)
 	p.cmd("200", "ALLO 262144")
 	p.put("whole", body)
-	r.journal.verdict(t, "home/short", session.Partial, session.Short)
-	r.journal.verdict(t, "home/free", session.Complete, session.Closed)
-	r.journal.verdict(t, "home/whole", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/short", session.Partial, session.Short)
+	r.journal.Verdict(t, "home/free", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/whole", session.Complete, session.Closed)
 }
 
 func TestUniqueNames(t *testing.T) {
@@ -46,7 +47,7 @@ func TestUniqueNames(t *testing.T) {
 		d.Close()
 		p.expect("226")
 		_, name, _ := strings.Cut(strings.TrimSpace(reply), "FILE: ")
-		r.journal.verdict(t, "home/"+name, session.Complete, session.Closed)
+		r.journal.Verdict(t, "home/"+name, session.Complete, session.Closed)
 	}
 }
 
@@ -54,8 +55,8 @@ func TestUniqueNames(t *testing.T) {
 func TestListingOfStrangeNames(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/evil\r\nType=dir;Size=0; fake", []byte("x"))
-	r.store.put("home/good", []byte("x"))
+	r.store.Put("home/evil\r\nType=dir;Size=0; fake", []byte("x"))
+	r.store.Put("home/good", []byte("x"))
 	p := r.login(t, 0)
 	for _, command := range []string{"LIST", "MLSD", "NLST"} {
 		if got := p.fetch(command); strings.Contains(got, "fake") || !strings.Contains(got, "good") {
@@ -71,9 +72,9 @@ func TestListingOfStrangeNames(t *testing.T) {
 func TestListingOfLinks(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/file", []byte("0123456789"))
-	r.store.link("home/link", "file")
-	r.store.link("home/lost", "nowhere")
+	r.store.Put("home/file", []byte("0123456789"))
+	r.store.Link("home/link", "file")
+	r.store.Link("home/lost", "nowhere")
 	p := r.login(t, 0)
 	for _, name := range []string{"file", "link", "lost"} {
 		found := ""
@@ -133,7 +134,7 @@ func TestWrongPassword(t *testing.T) {
 	if reply, err := p.reply(); err == nil {
 		t.Errorf("reply %q", reply)
 	}
-	if entry := r.log.await(t, "AUTH_FAILURE"); entry["method"] != "password" || entry["user"] != user {
+	if entry := r.log.Await(t, "AUTH_FAILURE"); entry["method"] != "password" || entry["user"] != user {
 		t.Errorf("log %v", entry)
 	}
 }
@@ -153,7 +154,7 @@ func TestIdle(t *testing.T) {
 	if n := r.counter("transferd_ftp_timeouts_total", "control"); n != 1 {
 		t.Errorf("%v timeouts", n)
 	}
-	if entry := r.log.await(t, "EXIT_REASON"); entry["message"] != "client is idle" || entry["user"] == "" || entry["session-id"] == "" {
+	if entry := r.log.Await(t, "EXIT_REASON"); entry["message"] != "client is idle" || entry["user"] == "" || entry["session-id"] == "" {
 		t.Errorf("the log says %v", entry)
 	}
 }
@@ -238,7 +239,7 @@ func TestStranger(t *testing.T) {
 	mustWrite(t, d, body)
 	d.Close()
 	p.expect("226")
-	r.journal.verdict(t, "home/a", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/a", session.Complete, session.Closed)
 	if r.counter("transferd_ftp_passive_failures_total", "stranger") != 1 {
 		t.Error("the stranger was not counted")
 	}
@@ -266,9 +267,9 @@ func TestTypeAscii(t *testing.T) {
 	r := newRig(t)
 	p := r.login(t, 0)
 	p.cmd("200", "TYPE A")
-	data := append([]byte("one\r\ntwo\nthree\r"), random(100_000)...)
+	data := append([]byte("one\r\ntwo\nthree\r"), doortest.Random(100_000)...)
 	p.put("Makefile", data)
-	if got := r.store.get("home/Makefile"); string(got) != string(data) {
+	if got := r.store.Get("home/Makefile"); string(got) != string(data) {
 		t.Errorf("%d bytes stored, other ones", len(got))
 	}
 	if got := p.fetch("RETR Makefile"); got != string(data) {
@@ -280,12 +281,12 @@ func TestTypeAscii(t *testing.T) {
 func TestStalledDownload(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, config(func(c *ftpd.Config) { c.DataTimeout = 500 * time.Millisecond }))
-	r.store.put("home/big", make([]byte, 32<<20))
+	r.store.Put("home/big", make([]byte, 32<<20))
 	p := r.login(t, 0)
 	p.open("RETR big")
 	p.expect("426")
 	p.cmd("200", "NOOP")
-	if entry := r.log.await(t, "PARTIAL_CLOSE"); entry["path"] != "/bucket/home/big" || entry["evidence"] != string(session.Reset) {
+	if entry := r.log.Await(t, "PARTIAL_CLOSE"); entry["path"] != "/bucket/home/big" || entry["evidence"] != string(session.Reset) {
 		t.Errorf("the log says %v", entry)
 	}
 }

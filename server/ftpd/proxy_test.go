@@ -15,6 +15,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/proxyproto"
 	"github.com/transferd/transferd/server/session"
 )
@@ -61,22 +62,22 @@ func TestBehindProxy(t *testing.T) {
 			network := []ftpd.PassiveAddress{{Clients: netip.MustParsePrefix("192.0.2.0/24"), Address: "203.0.113.5"}}
 			r := newRig(t, behind("127.0.0.1/32", "192.0.2.9"), config(func(c *ftpd.Config) { c.PassiveAddresses = network }))
 			p := r.through(t, "192.0.2.9:40000", "198.51.100.7:21", version)
-			if entry := r.log.await(t, "CONNECTED"); entry["source-ip"] != "192.0.2.9" || entry["proxy-protocol-v2-header"] != "applied" {
+			if entry := r.log.Await(t, "CONNECTED"); entry["source-ip"] != "192.0.2.9" || entry["proxy-protocol-v2-header"] != "applied" {
 				t.Errorf("log %v", entry)
 			}
 			if got, _ := pasvAddress(t, p.cmd("227", "PASV")); got != "203.0.113.5" {
 				t.Errorf("PASV tells %s", got)
 			}
 			p.put("a", body)
-			r.journal.verdict(t, "home/a", session.Complete, session.Closed)
-			if from := r.journal.source("home/a"); from != "192.0.2.9" {
+			r.journal.Verdict(t, "home/a", session.Complete, session.Closed)
+			if from := r.journal.Source("home/a"); from != "192.0.2.9" {
 				t.Errorf("the upload came from %s", from)
 			}
 			d := p.open("STOR b")
 			mustWrite(t, d, body)
-			eventually(t, "bytes at the store", func() bool { return r.journal.hasBegunWith("home/b") })
+			doortest.Eventually(t, "bytes at the store", func() bool { return r.journal.HasBegunWith("home/b") })
 			p.tcp.Close()
-			if v := r.journal.wait(t, "home/b"); v.Outcome != session.Partial {
+			if v := r.journal.Wait(t, "home/b"); v.Outcome != session.Partial {
 				t.Errorf("verdict %+v", v)
 			}
 		})
@@ -95,7 +96,7 @@ func TestPassiveAddressBehindProxy(t *testing.T) {
 	p.cmd("425", "PASV")
 	p.cmd("522", "EPSV 1")
 	p.put("a", body)
-	six.journal.verdict(t, "home/a", session.Complete, session.Closed)
+	six.journal.Verdict(t, "home/a", session.Complete, session.Closed)
 }
 
 // Whose data connection it is: see connection.theirs.
@@ -125,14 +126,14 @@ func TestDataConnectionsBehindProxy(t *testing.T) {
 			mustWrite(t, d, []byte(c.header))
 			p.send("STOR a")
 			if c.refused != "" {
-				eventually(t, "the refusal", func() bool { return r.counter("transferd_ftp_passive_failures_total", c.refused) == 1 })
+				doortest.Eventually(t, "the refusal", func() bool { return r.counter("transferd_ftp_passive_failures_total", c.refused) == 1 })
 				d = p.dialFrom("127.0.0.5") // the transfer is still the client's
 			}
 			p.expect("150")
 			mustWrite(t, d, body)
 			d.Close()
 			p.expect("226")
-			if v := r.journal.verdict(t, "home/a", session.Complete, session.Closed); v.Received != int64(len(body)) {
+			if v := r.journal.Verdict(t, "home/a", session.Complete, session.Closed); v.Received != int64(len(body)) {
 				t.Errorf("%d bytes", v.Received)
 			}
 		})
@@ -155,14 +156,14 @@ func TestHAProxy(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, behind("127.0.0.77/32", "127.0.0.1"), settings(func(s *server.Server) { s.ProtocolDetails.PassiveIp = "127.0.0.1" }))
 	addr := haproxy(t, r.addr)
-	file := write(t, body)
-	out, err := run(t, "", "lftp", "-c", fmt.Sprintf(`set ftp:ssl-allow no; set net:max-retries 1; set net:timeout 30; set cmd:fail-exit yes;
+	file := doortest.File(t, body)
+	out, err := doortest.Run(t, "", "lftp", "-c", fmt.Sprintf(`set ftp:ssl-allow no; set net:max-retries 1; set net:timeout 30; set cmd:fail-exit yes;
 		open -u %s,"%s" ftp://%s; put %s -o one; put %[4]s -o two; cls -l; bye`, user, password, addr, file))
 	if err != nil || !strings.Contains(out, "two") {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for _, name := range []string{"one", "two"} {
-		if v := r.journal.wait(t, "home/"+name); v.Outcome != session.Complete || r.journal.source("home/"+name) != "127.0.0.1" {
+		if v := r.journal.Wait(t, "home/"+name); v.Outcome != session.Complete || r.journal.Source("home/"+name) != "127.0.0.1" {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}
@@ -178,7 +179,7 @@ func TestKillsBehindHAProxy(t *testing.T) {
 			for i := range max(1, *verdicts/2) {
 				file := strings.ReplaceAll(named(protocol+point, i), " ", "-")
 				kill(t, via, protocol, point, file)
-				if v := r.journal.wait(t, "home/"+file); v.Outcome != session.Partial {
+				if v := r.journal.Wait(t, "home/"+file); v.Outcome != session.Partial {
 					t.Errorf("%s, %s: %s %s", protocol, point, v.Outcome, v.Evidence)
 				}
 			}
@@ -186,7 +187,7 @@ func TestKillsBehindHAProxy(t *testing.T) {
 		p := via.login(t, versions[protocol])
 		p.put(protocol, body)
 		p.cmd("221", "QUIT")
-		r.journal.verdict(t, "home/"+protocol, session.Complete, session.Closed)
+		r.journal.Verdict(t, "home/"+protocol, session.Complete, session.Closed)
 	}
 }
 
@@ -280,7 +281,7 @@ func TestTooManyOfOneAddress(t *testing.T) {
 	r.dial(t, header("192.0.2.9:2", "198.51.100.7:21")).expect("421 Too many connections from your address.")
 	r.dial(t, header("192.0.2.10:1", "198.51.100.7:21")).expect("220")
 	first.cmd("221", "QUIT")
-	eventually(t, "room", func() bool {
+	doortest.Eventually(t, "room", func() bool {
 		reply, err := r.dial(t, header("192.0.2.9:3", "198.51.100.7:21")).reply()
 		return err == nil && strings.HasPrefix(reply, "220")
 	})

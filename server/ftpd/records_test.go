@@ -39,10 +39,10 @@ func TestEndInsideARecord(t *testing.T) {
 					t.Fatal(err)
 				}
 				p.expect(c.reply)
-				if v := r.journal.wait(t, "home/a"); v.Outcome != c.verdict || v.Evidence != c.evidence {
+				if v := r.journal.Wait(t, "home/a"); v.Outcome != c.verdict || v.Evidence != c.evidence {
 					t.Errorf("verdict %s %s", v.Outcome, v.Evidence)
 				}
-				if !bytes.Equal(r.store.get("home/a"), slices.Concat(body, body)) {
+				if !bytes.Equal(r.store.Get("home/a"), slices.Concat(body, body)) {
 					t.Error("the store has something else")
 				}
 			})

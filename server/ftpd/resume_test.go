@@ -6,30 +6,31 @@ import (
 	"testing"
 	"time"
 
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
-func modifying(r *rig) { r.store.modify = true }
+func modifying(r *rig) { r.store.Modify = true }
 
 // Where the storage cannot go on with a file, it is said before a byte is sent; a file that is not there yet can be
 // appended to everywhere.
 func TestNoAppend(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/a", []byte("abc"))
+	r.store.Put("home/a", []byte("abc"))
 	p := r.login(t, 0)
 	p.pasv()
 	p.cmd("504 This storage cannot go on with a file", "APPE a")
 	p.cmd("350", "REST 3")
 	p.cmd("504 This storage cannot go on with a file", "STOR a")
-	if got := r.store.get("home/a"); string(got) != "abc" {
+	if got := r.store.Get("home/a"); string(got) != "abc" {
 		t.Errorf("the file is %q", got)
 	}
 	d := p.open("APPE new")
 	mustWrite(t, d, body)
 	d.Close()
 	p.expect("226")
-	r.journal.verdict(t, "home/new", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/new", session.Complete, session.Closed)
 }
 
 // APPE and REST with STOR, where the storage can (RFC 959, 4.1.3; RFC 3659, 5).
@@ -56,7 +57,7 @@ func TestResume(t *testing.T) {
 			t.Run(c.name+"/"+protocol, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, func(r *rig, _ *ftpdConfig) { modifying(r) })
-				r.store.put("home/a", []byte(before))
+				r.store.Put("home/a", []byte(before))
 				p := r.login(t, version)
 				if c.rest != "" {
 					p.cmd("350", "REST "+c.rest)
@@ -71,19 +72,19 @@ func TestResume(t *testing.T) {
 					p.expect("226")
 				}
 				if c.begins {
-					if v := r.journal.verdict(t, "home/a", session.Complete, session.Closed); v.Received != int64(len(c.sent)) {
+					if v := r.journal.Verdict(t, "home/a", session.Complete, session.Closed); v.Received != int64(len(c.sent)) {
 						t.Errorf("verdict %+v", v)
 					}
 				}
-				if got := r.store.get("home/a"); string(got) != c.want {
+				if got := r.store.Get("home/a"); string(got) != c.want {
 					t.Errorf("the file is %q, want %q", got, c.want)
 				}
 				// REST was for that transfer alone.
 				p.put("next", []byte("whole"))
-				if got := r.store.get("home/next"); string(got) != "whole" {
+				if got := r.store.Get("home/next"); string(got) != "whole" {
 					t.Errorf("the next file is %q", got)
 				}
-				if found := r.journal.verdicts("home/a"); !c.begins && len(found) > 0 {
+				if found := r.journal.Verdicts("home/a"); !c.begins && len(found) > 0 {
 					t.Errorf("verdicts %+v", found)
 				}
 			})
@@ -98,22 +99,22 @@ func TestInterruptedAndResumed(t *testing.T) {
 	p := r.login(t, 0)
 	d := p.open("STOR a")
 	mustWrite(t, d, body[:1000])
-	eventually(t, "bytes at the store", func() bool { return r.journal.hasBegunWith("home/a") })
+	doortest.Eventually(t, "bytes at the store", func() bool { return r.journal.HasBegunWith("home/a") })
 	p.send("ABOR")
 	p.expect("426")
 	p.expect("226")
-	r.journal.verdict(t, "home/a", session.Partial, session.Abort)
+	r.journal.Verdict(t, "home/a", session.Partial, session.Abort)
 	size := strings.TrimSpace(strings.TrimPrefix(p.cmd("213", "SIZE a"), "213 "))
 	p.cmd("350", "REST "+size)
 	d = p.open("STOR a")
 	mustWrite(t, d, body[1000:])
 	d.Close()
 	p.expect("226")
-	eventually(t, "the second verdict", func() bool { return len(r.journal.verdicts("home/a")) == 2 })
-	if v := r.journal.verdicts("home/a")[1]; v.Outcome != session.Complete || v.Received != int64(len(body)-1000) {
+	doortest.Eventually(t, "the second verdict", func() bool { return len(r.journal.Verdicts("home/a")) == 2 })
+	if v := r.journal.Verdicts("home/a")[1]; v.Outcome != session.Complete || v.Received != int64(len(body)-1000) {
 		t.Errorf("verdict %+v", v)
 	}
-	if got := r.store.get("home/a"); size != "1000" || string(got) != string(body) {
+	if got := r.store.Get("home/a"); size != "1000" || string(got) != string(body) {
 		t.Errorf("resumed at %s, then %d bytes", size, len(got))
 	}
 }
@@ -122,23 +123,23 @@ func TestInterruptedAndResumed(t *testing.T) {
 func TestResumeCutOff(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(r *rig, _ *ftpdConfig) { modifying(r) })
-	r.store.put("home/a", []byte("0123456789"))
+	r.store.Put("home/a", []byte("0123456789"))
 	p := r.login(t, 0)
 	d := p.open("APPE a")
 	mustWrite(t, d, []byte("more"))
-	eventually(t, "bytes at the store", func() bool { return r.journal.hasBegunWith("home/a") })
+	doortest.Eventually(t, "bytes at the store", func() bool { return r.journal.HasBegunWith("home/a") })
 	p.tcp.Close()
-	if v := r.journal.wait(t, "home/a"); v.Outcome != session.Partial || v.Received != 4 {
+	if v := r.journal.Wait(t, "home/a"); v.Outcome != session.Partial || v.Received != 4 {
 		t.Errorf("verdict %+v", v)
 	}
-	eventually(t, "the bytes", func() bool { return string(r.store.get("home/a")) == "0123456789more" })
+	doortest.Eventually(t, "the bytes", func() bool { return string(r.store.Get("home/a")) == "0123456789more" })
 }
 
 // MFMT where the storage has times (EFS).
 func TestMFMTWithTimes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(r *rig, _ *ftpdConfig) { modifying(r) })
-	r.store.put("home/a", []byte("abc"))
+	r.store.Put("home/a", []byte("abc"))
 	p := r.login(t, 0)
 	p.cmd("213 Modify=20200102030405; a", "MFMT 20200102030405 a")
 	p.cmd("213 20200102030405", "MDTM a")
@@ -150,14 +151,14 @@ func TestMFMTWithTimes(t *testing.T) {
 func TestResumeWithoutData(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(r *rig, c *ftpdConfig) { modifying(r); c.ConnectTimeout = time.Second })
-	r.store.put("home/a", []byte("0123456789"))
+	r.store.Put("home/a", []byte("0123456789"))
 	p := r.login(t, 0)
 	p.cmd("425", "APPE a")
 	p.cmd("350", "REST 4")
 	p.pasv()
 	p.cmd("425", "STOR a")
 	p.cmd("200", "NOOP")
-	if r.journal.hasBegun() || string(r.store.get("home/a")) != "0123456789" {
+	if r.journal.HasBegun() || string(r.store.Get("home/a")) != "0123456789" {
 		t.Error("an upload without a data connection")
 	}
 }
@@ -166,7 +167,7 @@ func TestResumeWithoutData(t *testing.T) {
 func TestRestartedDownloads(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/a", []byte("0123456789"))
+	r.store.Put("home/a", []byte("0123456789"))
 	p := r.login(t, 0)
 	for _, c := range []struct{ rest, want string }{{"4", "456789"}, {"10", ""}, {"0", "0123456789"}} {
 		p.cmd("350", "REST "+c.rest)
@@ -193,24 +194,24 @@ func TestClientsResume(t *testing.T) {
 	half := string(body[:len(body)/2])
 	for name, client := range map[string]func(r *rig, file string) (string, error){
 		"curl": func(r *rig, file string) (string, error) { // APPE
-			return run(r.t, "", "curl", "-sS", "-m", "60", "--user", user+":"+password, "-C", "-", "-T", file, "ftp://"+r.addr+"/a")
+			return doortest.Run(r.t, "", "curl", "-sS", "-m", "60", "--user", user+":"+password, "-C", "-", "-T", file, "ftp://"+r.addr+"/a")
 		},
 		"lftp": func(r *rig, file string) (string, error) { // REST and STOR
-			return run(r.t, "", "lftp", "-c", "set ftp:ssl-allow no; set net:max-retries 1; set net:timeout 30; set cmd:fail-exit yes; open -u "+
+			return doortest.Run(r.t, "", "lftp", "-c", "set ftp:ssl-allow no; set net:max-retries 1; set net:timeout 30; set cmd:fail-exit yes; open -u "+
 				user+`,"`+password+`" ftp://`+r.addr+"; put -c "+file+" -o a; bye")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, func(r *rig, _ *ftpdConfig) { modifying(r) })
-			r.store.put("home/a", []byte(half))
-			if out, err := client(r, write(t, body)); err != nil {
+			r.store.Put("home/a", []byte(half))
+			if out, err := client(r, doortest.File(t, body)); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			if v := r.journal.verdict(t, "home/a", session.Complete, session.Closed); v.Received != int64(len(body)-len(half)) {
+			if v := r.journal.Verdict(t, "home/a", session.Complete, session.Closed); v.Received != int64(len(body)-len(half)) {
 				t.Errorf("verdict %+v", v)
 			}
-			if string(r.store.get("home/a")) != string(body) {
+			if string(r.store.Get("home/a")) != string(body) {
 				t.Error("other bytes")
 			}
 		})

@@ -1,6 +1,7 @@
 package ftpd_test
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"strings"
@@ -44,7 +45,7 @@ func TestResumeFailureLog(t *testing.T) {
 			if reply := p.expect("522"); !strings.Contains(reply, "TlsSessionResumptionMode ENFORCED") {
 				t.Errorf("reply %q", reply)
 			}
-			entry := r.log.await(t, "TLS_RESUME_FAILURE")
+			entry := r.log.Await(t, "TLS_RESUME_FAILURE")
 			for key, want := range map[string]string{
 				"client": c.client, "tls-version": tls.VersionName(c.version), "ticket-offered": map[bool]string{true: "yes", false: "no"}[c.ticket],
 				"user": user, "source-ip": "127.0.0.1", "resource-arn": "arn:aws:transfer:us-east-1:123456789012:server/s-1",
@@ -113,12 +114,15 @@ func TestTypeAsciiIsNotSlow(t *testing.T) {
 				writes := make(chan struct{}, len(lines))
 				r := newRig(t, func(r *rig, c *ftpd.Config) {
 					c.DataTimeout = time.Minute
-					r.store.onWrite = counted(writes)
+					r.store.OnWrite = func(context.Context, string, int64) error {
+						writes <- struct{}{}
+						return nil
+					}
 				})
 				p := r.login(t, version)
 				p.cmd("200", command)
 				p.put("README", lines)
-				if string(r.store.get("home/README")) != string(lines) {
+				if string(r.store.Get("home/README")) != string(lines) {
 					t.Errorf("%s: other bytes", command)
 				}
 				if command == "TYPE A" {

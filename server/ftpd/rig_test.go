@@ -1,7 +1,6 @@
 package ftpd_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,13 +8,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"log/slog"
 	"math/big"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +22,7 @@ import (
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/ftpd"
 	"github.com/transferd/transferd/server/identity"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -56,9 +52,9 @@ var certificate = sync.OnceValues(func() (*tls.Certificate, error) {
 // rig is a server with one user, on a port of its own.
 type rig struct {
 	t        testing.TB
-	store    *store
-	journal  *journal
-	log      *logs
+	store    *doortest.Store
+	journal  *doortest.Journal
+	log      *doortest.Logs
 	registry *prometheus.Registry
 	addr     string
 
@@ -90,7 +86,7 @@ func mode(resumption string) option {
 
 func newRig(t testing.TB, options ...option) *rig {
 	t.Helper()
-	r := &rig{t: t, store: newStore(), journal: newJournal(), log: &logs{}, registry: prometheus.NewRegistry(), served: make(chan struct{}), source: "127.0.0.1"}
+	r := &rig{t: t, store: doortest.NewStore(), journal: doortest.NewJournal(), log: &doortest.Logs{}, registry: prometheus.NewRegistry(), served: make(chan struct{}), source: "127.0.0.1"}
 	r.settings = ftpd.Settings{Server: server.Server{
 		Arn: "arn:aws:transfer:us-east-1:123456789012:server/s-1", ServerId: "s-1", Domain: "S3",
 		SecurityPolicyName: server.DefaultSecurityPolicy, Protocols: []string{"FTP", "FTPS"}, Certificate: "arn:cert",
@@ -148,41 +144,6 @@ func (r *rig) Authenticate(_ context.Context, a identity.Attempt) (identity.Gran
 	return identity.Grant{UserName: user, Role: "arn:aws:iam::123456789012:role/r", HomeDirectory: "/bucket/home"}, nil
 }
 
-// logs is a log that tests can wait on.
-type logs struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-// await waits for an entry.
-func (l *logs) await(t testing.TB, activity string) map[string]any {
-	t.Helper()
-	var found map[string]any
-	eventually(t, activity+" in the log", func() bool {
-		for line := range strings.Lines(l.String()) {
-			var entry map[string]any
-			if json.Unmarshal([]byte(line), &entry) == nil && entry["activity-type"] == activity {
-				found = entry
-				return true
-			}
-		}
-		return false
-	})
-	return found
-}
-
 // gauge is a metric that has no labels.
 func (r *rig) gauge(name string) float64 {
 	r.t.Helper()
@@ -223,50 +184,4 @@ func (r *rig) counter(name string, labels ...string) float64 {
 		}
 	}
 	return total
-}
-
-// eventually polls until something is true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(60 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: not in time", what)
-		}
-	}
-}
-
-// run runs a client. It must be installed: make test sees to that.
-func run(t testing.TB, stdin, name string, args ...string) (string, error) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Fatalf("%v (make test installs what the tests need)", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
-	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
-
-// random is a file's content.
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.Read(b)
-	return b
-}
-
-func write(t testing.TB, data []byte) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

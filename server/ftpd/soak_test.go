@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -44,7 +45,7 @@ func TestManyConnections(t *testing.T) {
 	r.busy(t)
 	r.stop()
 	// The two processes of idle clients are watched by a goroutine each until they are killed.
-	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
+	doortest.Eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
 	if n := r.gauge("transferd_ftp_connections"); n != 0 {
 		t.Errorf("%v connections are left", n)
 	}
@@ -136,8 +137,8 @@ func (r *rig) busy(t *testing.T) {
 			if i%10 == 9 {
 				outcome, evidence = session.Partial, session.Abort
 			}
-			r.journal.verdict(t, "home/"+busyName(round, i), outcome, evidence)
-			r.store.drop("home/" + busyName(round, i))
+			r.journal.Verdict(t, "home/"+busyName(round, i), outcome, evidence)
+			r.store.Drop("home/" + busyName(round, i))
 		}
 		files += len(peers)
 	}

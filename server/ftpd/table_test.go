@@ -50,7 +50,7 @@ func TestCommandsBeforeLogin(t *testing.T) {
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/a", []byte("abc"))
+	r.store.Put("home/a", []byte("abc"))
 	r.login(t, 0).play([]step{
 		// Transfer parameters: RFC 959, 4.1.2. AWS: stream, file, image.
 		{"STRU F", "200"}, {"STRU f", "200"}, {"STRU R", "504"}, {"STRU P", "504"}, {"STRU", "501"},
@@ -129,7 +129,7 @@ func TestFeatures(t *testing.T) {
 func TestFacts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/a b; c=d", []byte("abc"))
+	r.store.Put("home/a b; c=d", []byte("abc"))
 	p := r.login(t, 0)
 	for _, c := range []struct{ options, reply, feature, entry string }{
 		{"OPTS MLST size;UNIX.mode;", "200 MLST OPTS size;\r\n", "MLST type;size*;modify;", "Size=3; a b; c=d\r\n"},

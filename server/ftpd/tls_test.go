@@ -9,6 +9,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -70,13 +71,13 @@ func TestTicketOfAnotherSession(t *testing.T) {
 			if reply := b.expect("522"); !strings.Contains(reply, "must resume the TLS session") {
 				t.Errorf("reply %q", reply)
 			}
-			entry := r.log.await(t, "TLS_RESUME_FAILURE")
+			entry := r.log.Await(t, "TLS_RESUME_FAILURE")
 			if entry["ticket-offered"] != "yes" || entry["tls-version"] != tls.VersionName(version) || entry["user"] != user {
 				t.Errorf("log %v", entry)
 			}
 			a.put("own", []byte("data"))
-			r.journal.verdict(t, "home/own", session.Complete, session.Closed)
-			if r.journal.hasBegunWith("home/stolen") {
+			r.journal.Verdict(t, "home/own", session.Complete, session.Closed)
+			if r.journal.HasBegunWith("home/stolen") {
 				t.Error("the upload began")
 			}
 			if n := r.counter("transferd_ftp_tls_data_total", "no"); n != 1 {
@@ -158,7 +159,7 @@ func TestCloseWithoutReading(t *testing.T) {
 		mustWrite(t, d, body)
 		d.tcp.Close()
 		p.expect("226")
-		if v := r.journal.wait(t, named("home/f", i)); v.Received != int64(len(body)) || v.Evidence != session.NoCloseNotify {
+		if v := r.journal.Wait(t, named("home/f", i)); v.Received != int64(len(body)) || v.Evidence != session.NoCloseNotify {
 			t.Errorf("verdict %+v", v)
 		}
 	}
@@ -230,9 +231,9 @@ func TestInjection(t *testing.T) {
 func TestImplicitTLS(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, mode("ENFORCED"), config(func(c *ftpd.Config) { c.ImplicitTLS = true }))
-	out, err := run(t, "", "curl", "-sS", "-k", "--user", user+":"+password, "-T", write(t, body), "ftps://"+r.addr+"/a")
+	out, err := doortest.Run(t, "", "curl", "-sS", "-k", "--user", user+":"+password, "-T", doortest.File(t, body), "ftps://"+r.addr+"/a")
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	r.journal.verdict(t, "home/a", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/a", session.Complete, session.Closed)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server/ftpd"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -47,7 +48,7 @@ func behaviours(r *rig) []behaviour {
 	// A reset takes what is still on its way with it; without a byte there is no upload.
 	begun := func(t testing.TB, p *peer, file string) *dataConn {
 		d := half(t, p, file)
-		eventually(t, "bytes at the store", func() bool { return r.journal.hasBegunWith("home/" + file) })
+		doortest.Eventually(t, "bytes at the store", func() bool { return r.journal.HasBegunWith("home/" + file) })
 		return d
 	}
 	closed := []session.Evidence{session.Closed}
@@ -81,7 +82,7 @@ func behaviours(r *rig) []behaviour {
 		}},
 		{name: "control closed with the reply unread", outcome: session.Partial, why: lost, act: func(t testing.TB, p *peer, f string) {
 			whole(t, p, f).Close()
-			eventually(t, "a reply", func() bool { return unread(p.tcp) > 0 })
+			doortest.Eventually(t, "a reply", func() bool { return unread(p.tcp) > 0 })
 			p.tcp.Close()
 		}},
 		{name: "RST on data", outcome: session.Partial, why: []session.Evidence{session.Reset}, act: func(t testing.TB, p *peer, f string) {
@@ -150,7 +151,7 @@ func TestVerdicts(t *testing.T) {
 				for i := range *verdicts {
 					file := strings.ReplaceAll(named(protocol+b.name, i), " ", "-")
 					b.act(t, r.login(t, version), file)
-					v := r.journal.wait(t, "home/"+file)
+					v := r.journal.Wait(t, "home/"+file)
 					if v.Outcome != b.outcome || !contains(b.why, v.Evidence) {
 						t.Errorf("run %d: %s %s, want %s %v", i, v.Outcome, v.Evidence, b.outcome, b.why)
 					}
@@ -211,7 +212,7 @@ func TestKills(t *testing.T) {
 				for i := range max(1, *verdicts/2) {
 					file := strings.ReplaceAll(named(protocol+point, i), " ", "-")
 					kill(t, r, protocol, point, file)
-					if v := r.journal.wait(t, "home/"+file); v.Outcome != session.Partial {
+					if v := r.journal.Wait(t, "home/"+file); v.Outcome != session.Partial {
 						t.Errorf("run %d: %s %s", i, v.Outcome, v.Evidence)
 					}
 				}
@@ -256,9 +257,9 @@ func TestStop(t *testing.T) {
 	p := r.login(t, tls.VersionTLS13)
 	d := p.open("STOR a")
 	mustWrite(t, d, body)
-	eventually(t, "bytes at the store", func() bool { return r.journal.hasBegun() })
+	doortest.Eventually(t, "bytes at the store", func() bool { return r.journal.HasBegun() })
 	r.cancel()
-	r.journal.verdict(t, "home/a", session.Partial, session.ServerStop)
+	r.journal.Verdict(t, "home/a", session.Partial, session.ServerStop)
 	<-r.served
 }
 
@@ -268,14 +269,14 @@ func TestDrain(t *testing.T) {
 	idle, p := r.login(t, 0), r.login(t, 0)
 	d := p.open("STOR a")
 	mustWrite(t, d, body)
-	eventually(t, "bytes at the store", func() bool { return r.journal.hasBegun() })
+	doortest.Eventually(t, "bytes at the store", func() bool { return r.journal.HasBegun() })
 	r.cancel()
 	if _, err := idle.reply(); err == nil {
 		t.Error("an idle connection lives on")
 	}
 	d.Close()
 	p.expect("226")
-	r.journal.verdict(t, "home/a", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/a", session.Complete, session.Closed)
 	<-r.served
 }
 
@@ -289,8 +290,8 @@ func TestNoDataConnection(t *testing.T) {
 	p.cmd("425", "STOR a")
 	p.cmd("200", "NOOP")
 	p.cmd("221", "QUIT")
-	eventually(t, "the end", func() bool { return strings.Contains(r.log.String(), "DISCONNECTED") })
-	if r.journal.hasBegun() || r.store.get("home/a") != nil {
+	doortest.Eventually(t, "the end", func() bool { return strings.Contains(r.log.String(), "DISCONNECTED") })
+	if r.journal.HasBegun() || r.store.Get("home/a") != nil {
 		t.Error("an upload without a data connection")
 	}
 }
@@ -315,7 +316,7 @@ func TestBlockedStorage(t *testing.T) {
 			t.Parallel()
 			blocked := make(chan struct{}, 1)
 			r := newRig(t, config(func(c *ftpd.Config) { c.LingerTimeout = 100 * time.Millisecond }), func(r *rig, _ *ftpd.Config) {
-				r.store.onWrite = func(ctx context.Context, _ string, off int64) error {
+				r.store.OnWrite = func(ctx context.Context, _ string, off int64) error {
 					if off == 0 {
 						return nil
 					}
@@ -327,7 +328,7 @@ func TestBlockedStorage(t *testing.T) {
 			p := r.login(t, 0)
 			d := p.open("STOR a")
 			mustWrite(t, d, body[:100])
-			eventually(t, "the first bytes", func() bool { return r.journal.hasBegunWith("home/a") })
+			doortest.Eventually(t, "the first bytes", func() bool { return r.journal.HasBegunWith("home/a") })
 			mustWrite(t, d, body[:100])
 			<-blocked
 			switch how {
@@ -339,7 +340,7 @@ func TestBlockedStorage(t *testing.T) {
 			default:
 				p.tcp.Close()
 			}
-			if v := r.journal.wait(t, "home/a"); v.Outcome != session.Partial || v.Received != 100 {
+			if v := r.journal.Wait(t, "home/a"); v.Outcome != session.Partial || v.Received != 100 {
 				t.Errorf("verdict %+v", v)
 			}
 			r.stop()

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 	"testing"
+
+	"github.com/transferd/transferd/server/internal/doortest"
 )
 
 // TestBridgeComesAndGoes: pkg/sftp's RequestServer ends with its last handle and comes back with the next, and its handles
@@ -12,7 +14,7 @@ import (
 func TestBridgeComesAndGoes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/file", []byte("content"))
+	r.store.Put("home/file", []byte("content"))
 	c := r.raw(t)
 	for range 50 {
 		c.request(3, str("file"), u32(1), u32(0)) // OPEN to read
@@ -40,15 +42,15 @@ func TestOrder(t *testing.T) {
 	t.Parallel()
 	var first atomic.Bool
 	g := newGate()
-	r := newRig(t, backend(func(s *store) {
-		s.onOpen = func(ctx context.Context, _ string) error {
+	r := newRig(t, backend(func(s *doortest.Store) {
+		s.OnOpen = func(ctx context.Context, _ string) error {
 			if first.CompareAndSwap(false, true) {
 				return g.wait(ctx)
 			}
 			return nil
 		}
 	}))
-	r.store.put("home/file", []byte("content"))
+	r.store.Put("home/file", []byte("content"))
 	c := r.raw(t)
 	open := c.request(3, str("file"), u32(1), u32(0)) // held by the gate
 	<-g.came

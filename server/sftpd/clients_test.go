@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -24,11 +25,11 @@ func TestOpenSSHSftp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	host, port := r.hostPort(t)
-	data := random(fileSize)
-	local, back := write(t, data), filepath.Join(t.TempDir(), "back")
+	data := doortest.Random(fileSize)
+	local, back := doortest.File(t, data), filepath.Join(t.TempDir(), "back")
 	batch := fmt.Sprintf("pwd\nput %s one\nls -l\nget one %s\nmkdir dir\nrename one dir/two\nls dir\n-rmdir dir\nrm dir/two\nrmdir dir\nput %s empty\n",
-		local, back, write(t, nil))
-	out, err := run(t, batch, "sftp", append(r.sshOptions(), "-b", "-", "-P", port, user+"@"+host)...)
+		local, back, doortest.File(t, nil))
+	out, err := doortest.Run(t, batch, "sftp", append(r.sshOptions(), "-b", "-", "-P", port, user+"@"+host)...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -40,15 +41,15 @@ func TestOpenSSHSftp(t *testing.T) {
 	if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("what came back differs (%d bytes, %v)", len(got), err)
 	}
-	if v := r.journal.verdict(t, "home/one", session.Complete, session.Closed); v.Received != fileSize {
+	if v := r.journal.Verdict(t, "home/one", session.Complete, session.Closed); v.Received != fileSize {
 		t.Errorf("received %d bytes", v.Received)
 	}
-	r.journal.verdict(t, "home/empty", session.Complete, session.Closed)
-	if r.store.get("home/dir/two") != nil || r.store.get("home/dir") != nil {
+	r.journal.Verdict(t, "home/empty", session.Complete, session.Closed)
+	if r.store.Get("home/dir/two") != nil || r.store.Get("home/dir") != nil {
 		t.Error("rm and rmdir left something")
 	}
 
-	in := r.log.await(t, "CONNECTED")
+	in := r.log.Await(t, "CONNECTED")
 	for name, want := range map[string]string{
 		"user": user, "source-ip": "127.0.0.1", "home-dir": "/bucket/home", "ssh-public-key-type": "ssh-ed25519",
 		"ssh-public-key-fingerprint": ssh.FingerprintSHA256(r.key.PublicKey()), "resource-arn": r.settings.Server.Arn,
@@ -63,7 +64,7 @@ func TestOpenSSHSftp(t *testing.T) {
 			t.Errorf("CONNECTED: %s = %v", name, in[name])
 		}
 	}
-	if gone := r.log.await(t, "DISCONNECTED"); gone["session-id"] != in["session-id"] {
+	if gone := r.log.Await(t, "DISCONNECTED"); gone["session-id"] != in["session-id"] {
 		t.Errorf("DISCONNECTED %v after CONNECTED %v", gone, in)
 	}
 }
@@ -73,8 +74,8 @@ func TestKilledClient(t *testing.T) {
 	t.Parallel()
 	under := make(chan struct{})
 	var once sync.Once
-	r := newRig(t, backend(func(s *store) {
-		s.onWrite = func(_ context.Context, _ string, off int64) error {
+	r := newRig(t, backend(func(s *doortest.Store) {
+		s.OnWrite = func(_ context.Context, _ string, off int64) error {
 			if off > 1<<20 {
 				once.Do(func() { close(under) })
 			}
@@ -82,10 +83,10 @@ func TestKilledClient(t *testing.T) {
 		}
 	}))
 	host, port := r.hostPort(t)
-	data := random(32 << 20)
+	data := doortest.Random(32 << 20)
 	// At 40 Mbit/s the file takes seconds.
 	cmd := exec.CommandContext(t.Context(), "sftp", append(r.sshOptions(), "-l", "40000", "-b", "-", "-P", port, user+"@"+host)...)
-	cmd.Stdin = strings.NewReader("put " + write(t, data) + " file\n")
+	cmd.Stdin = strings.NewReader("put " + doortest.File(t, data) + " file\n")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -97,8 +98,8 @@ func TestKilledClient(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("sftp ended well")
 	}
-	v := r.journal.verdict(t, "home/file", session.Partial, session.Disconnect)
-	kept := r.store.get("home/file")
+	v := r.journal.Verdict(t, "home/file", session.Partial, session.Disconnect)
+	kept := r.store.Get("home/file")
 	if len(kept) <= 1<<20 || len(kept) == len(data) || !bytes.HasPrefix(data, kept) || v.Received != int64(len(kept)) {
 		t.Errorf("%d bytes kept, %d received, prefix %v", len(kept), v.Received, bytes.HasPrefix(data, kept))
 	}
@@ -110,20 +111,20 @@ func TestScp(t *testing.T) {
 		s.ProtocolDetails = &server.ProtocolDetails{SetStatOption: "ENABLE_NO_OP"}
 	}))
 	host, port := r.hostPort(t)
-	data := random(fileSize)
+	data := doortest.Random(fileSize)
 	back := filepath.Join(t.TempDir(), "back")
-	r.store.put("home/file", random(fileSize*2)) // scp does not truncate
-	out, err := run(t, "", "scp", append(r.sshOptions(), "-s", "-p", "-P", port, write(t, data), user+"@"+host+":file")...)
+	r.store.Put("home/file", doortest.Random(fileSize*2)) // scp does not truncate
+	out, err := doortest.Run(t, "", "scp", append(r.sshOptions(), "-s", "-p", "-P", port, doortest.File(t, data), user+"@"+host+":file")...)
 	if err != nil || strings.Contains(out, "remote") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if !bytes.Equal(r.store.get("home/file"), data) {
+	if !bytes.Equal(r.store.Get("home/file"), data) {
 		t.Error("the file differs")
 	}
-	if e := r.log.await(t, "SETSTAT"); e["path"] != "/bucket/home/file" {
+	if e := r.log.Await(t, "SETSTAT"); e["path"] != "/bucket/home/file" {
 		t.Errorf("SETSTAT entry %v", e)
 	}
-	if out, err := run(t, "", "scp", append(r.sshOptions(), "-s", "-P", port, user+"@"+host+":file", back)...); err != nil {
+	if out, err := doortest.Run(t, "", "scp", append(r.sshOptions(), "-s", "-P", port, user+"@"+host+":file", back)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, data) {
@@ -135,63 +136,63 @@ func TestPsftp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	host, port := r.hostPort(t)
-	data := random(fileSize / 4)
+	data := doortest.Random(fileSize / 4)
 	ppk := filepath.Join(t.TempDir(), "key.ppk")
-	if out, err := run(t, "", "puttygen", r.keyFile, "-O", "private", "-o", ppk); err != nil {
+	if out, err := doortest.Run(t, "", "puttygen", r.keyFile, "-O", "private", "-o", ppk); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	back := filepath.Join(t.TempDir(), "back")
-	script := write(t, fmt.Appendf(nil, "put %s one\nls\nget one %s\nmv one two\ndel two\n", write(t, data), back))
+	script := doortest.File(t, fmt.Appendf(nil, "put %s one\nls\nget one %s\nmv one two\ndel two\n", doortest.File(t, data), back))
 	args := []string{"-batch", "-P", port, "-i", ppk, "-b", script}
 	for _, key := range r.settings.HostKeys {
 		args = append(args, "-hostkey", strings.TrimRight(key.Fingerprint, "="))
 	}
-	if out, err := run(t, "", "psftp", append(args, user+"@"+host)...); err != nil {
+	if out, err := doortest.Run(t, "", "psftp", append(args, user+"@"+host)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("what came back differs (%v)", err)
 	}
-	r.journal.verdict(t, "home/one", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/one", session.Complete, session.Closed)
 }
 
 func TestLftp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	host, port := r.hostPort(t)
-	data := random(fileSize)
+	data := doortest.Random(fileSize)
 	back := filepath.Join(t.TempDir(), "back")
 	program := "ssh -a -x " + strings.Join(r.sshOptions(), " ")
 	script := fmt.Sprintf("set cmd:fail-exit yes; set net:max-retries 1; set sftp:connect-program '%s'; "+
 		"open -u %s, -p %s sftp://%s; put %s -o one; ls; get one -o %s; mkdir d; rm one; rmdir d; bye",
-		program, user, port, host, write(t, data), back)
-	if out, err := run(t, "", "lftp", "-c", script); err != nil {
+		program, user, port, host, doortest.File(t, data), back)
+	if out, err := doortest.Run(t, "", "lftp", "-c", script); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("what came back differs (%v)", err)
 	}
-	r.journal.verdict(t, "home/one", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/one", session.Complete, session.Closed)
 }
 
 // TestCurl uses the oldest policy: Debian's libssh2 knows neither GCM nor the -etm MACs.
 func TestCurl(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, settings(func(s *server.Server) { s.SecurityPolicyName = "TransferSecurityPolicy-2018-11" }))
-	data := random(fileSize)
+	data := doortest.Random(fileSize)
 	url := "sftp://" + r.addr + "/bucket/home/one"
 	login := []string{"-sS", "--insecure", "-u", user + ":", "--key", r.keyFile, "--pubkey", r.keyFile + ".pub"}
-	if out, err := run(t, "", "curl", append(login, "-T", write(t, data), url)...); err != nil {
+	if out, err := doortest.Run(t, "", "curl", append(login, "-T", doortest.File(t, data), url)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	back := filepath.Join(t.TempDir(), "back")
-	if out, err := run(t, "", "curl", append(login, "-o", back, url)...); err != nil {
+	if out, err := doortest.Run(t, "", "curl", append(login, "-o", back, url)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("what came back differs (%v)", err)
 	}
-	r.journal.verdict(t, "home/one", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/one", session.Complete, session.Closed)
 }
 
 func TestPolicyOnTheWire(t *testing.T) {
@@ -199,7 +200,7 @@ func TestPolicyOnTheWire(t *testing.T) {
 	r := newRig(t)
 	host, port := r.hostPort(t)
 	try := func(options ...string) (string, error) {
-		return run(t, "bye\n", "sftp", append(r.sshOptions(options...), "-b", "-", "-P", port, user+"@"+host)...)
+		return doortest.Run(t, "bye\n", "sftp", append(r.sshOptions(options...), "-b", "-", "-P", port, user+"@"+host)...)
 	}
 	for _, options := range [][]string{
 		{"Ciphers=chacha20-poly1305@openssh.com"}, {"KexAlgorithms=diffie-hellman-group14-sha256"},
@@ -218,7 +219,7 @@ func TestPolicyOnTheWire(t *testing.T) {
 			t.Errorf("%s: %v\n%s", options, err, out)
 		}
 	}
-	failure := r.log.await(t, "KEX_FAILURE")
+	failure := r.log.Await(t, "KEX_FAILURE")
 	if failure["source-ip"] != "127.0.0.1" || failure["message"] == "" || failure["kex"] == "" {
 		t.Errorf("KEX_FAILURE entry %v", failure)
 	}
@@ -234,7 +235,7 @@ func TestBanner(t *testing.T) {
 	r := newRig(t)
 	host, port := r.hostPort(t)
 	login := func() string {
-		out, err := run(t, "bye\n", "sftp", append(r.sshOptions(), "-b", "-", "-P", port, user+"@"+host)...)
+		out, err := doortest.Run(t, "bye\n", "sftp", append(r.sshOptions(), "-b", "-", "-P", port, user+"@"+host)...)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -267,11 +268,11 @@ func TestRefusedLogins(t *testing.T) {
 			t.Errorf("%s: let in", name)
 		}
 	}
-	seen := r.log.await(t, "AUTH_FAILURE")
+	seen := r.log.Await(t, "AUTH_FAILURE")
 	if seen["method"] != "publickey" || !strings.Contains(fmt.Sprint(seen["message"]), "SHA256:") && seen["message"] != "user name too long" {
 		t.Errorf("AUTH_FAILURE entry %v", seen)
 	}
-	if len(r.log.entries("CONNECTED")) != 0 {
+	if len(r.log.Entries("CONNECTED")) != 0 {
 		t.Error("a session began")
 	}
 	conn := r.tcp(t)

@@ -14,7 +14,7 @@ func TestRequestsAboutAClosingFile(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	gates := map[string]chan struct{}{}
-	r.store.onCommit = func(_ context.Context, name string) error {
+	r.store.OnCommit = func(_ context.Context, name string) error {
 		<-gates[name]
 		return nil
 	}
@@ -29,7 +29,7 @@ func TestRequestsAboutAClosingFile(t *testing.T) {
 	for kind := range asks {
 		gates["home/"+kind] = make(chan struct{})
 	}
-	r.store.onStat = func(name string) {
+	r.store.OnStat = func(name string) {
 		if gate := gates[name]; gate != nil {
 			select {
 			case <-gate:

@@ -16,6 +16,7 @@ import (
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/server/sftpd"
 )
@@ -25,8 +26,8 @@ func TestGarbageOnThePort(t *testing.T) {
 	r := newRig(t, config(func(c *sftpd.Config) { c.HandshakeTimeout = 2 * time.Second }))
 	t.Run("attacks", func(t *testing.T) {
 		for name, attack := range map[string][]byte{
-			"nothing": nil, "http": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "noise": random(100_000),
-			"version, then noise": append([]byte("SSH-2.0-x\r\n"), random(10_000)...), "half a version": []byte("SSH-2.0-"),
+			"nothing": nil, "http": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "noise": doortest.Random(100_000),
+			"version, then noise": append([]byte("SSH-2.0-x\r\n"), doortest.Random(10_000)...), "half a version": []byte("SSH-2.0-"),
 			"endless line": bytes.Repeat([]byte("a"), 100_000),
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -93,7 +94,7 @@ func TestWhatIsNotSFTP(t *testing.T) {
 		t.Error("third channel accepted")
 	}
 	second.Close()
-	eventually(t, "room for a channel", func() bool {
+	doortest.Eventually(t, "room for a channel", func() bool {
 		_, _, err := client.OpenChannel("session", nil)
 		return err == nil
 	})
@@ -135,8 +136,8 @@ func (g *gate) wait(ctx context.Context) error {
 func TestSlowCommit(t *testing.T) {
 	t.Parallel()
 	g := newGate()
-	r := newRig(t, backend(func(s *store) {
-		s.onCommit = func(ctx context.Context, name string) error {
+	r := newRig(t, backend(func(s *doortest.Store) {
+		s.OnCommit = func(ctx context.Context, name string) error {
 			if path.Base(name) == "slow" {
 				return g.wait(ctx)
 			}
@@ -154,36 +155,36 @@ func TestSlowCommit(t *testing.T) {
 	if typ, _ := c.answer(); typ != 104 {
 		t.Errorf("REALPATH answered by %d", typ)
 	}
-	if got := r.journal.verdicts("home/slow"); len(got) > 0 {
+	if got := r.journal.Verdicts("home/slow"); len(got) > 0 {
 		t.Errorf("verdict before the commit: %v", got)
 	}
 	close(g.open)
 	if id, code, text := c.status(); id != closing || code != 0 {
 		t.Errorf("CLOSE: %d %d %q", id, code, text)
 	}
-	r.journal.verdict(t, "home/slow", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/slow", session.Complete, session.Closed)
 }
 
 // TestCloseThenGone: a CLOSE that was sent counts, also if nobody waits for its answer.
 func TestCloseThenGone(t *testing.T) {
 	t.Parallel()
 	g := newGate()
-	r := newRig(t, backend(func(s *store) {
-		s.onCommit = func(ctx context.Context, _ string) error { return g.wait(ctx) }
+	r := newRig(t, backend(func(s *doortest.Store) {
+		s.OnCommit = func(ctx context.Context, _ string) error { return g.wait(ctx) }
 	}))
 	c := r.raw(t)
 	h := c.open("closed")
 	other := c.open("open")
-	data := string(random(10_000))
+	data := string(doortest.Random(10_000))
 	c.expect(0, 6, other, u64(0), str("data"))
 	c.request(6, h, u64(0), str(data))
 	c.request(4, h)
 	<-g.came
 	c.Channel.Close()
 	close(g.open)
-	r.journal.verdict(t, "home/closed", session.Complete, session.Closed)
-	r.journal.verdict(t, "home/open", session.Partial, session.Disconnect)
-	if string(r.store.get("home/closed")) != data || string(r.store.get("home/open")) != "data" {
+	r.journal.Verdict(t, "home/closed", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/open", session.Partial, session.Disconnect)
+	if string(r.store.Get("home/closed")) != data || string(r.store.Get("home/open")) != "data" {
 		t.Error("bytes are missing")
 	}
 }
@@ -219,11 +220,11 @@ func TestGoneInMidUpload(t *testing.T) {
 			h := c.open("file")
 			c.expect(0, 6, h, u64(0), str("received"))
 			leave(c, conn)
-			v := r.journal.verdict(t, "home/file", session.Partial, session.Disconnect)
-			if got := string(r.store.get("home/file")); got != "received" || v.Received != 8 {
+			v := r.journal.Verdict(t, "home/file", session.Partial, session.Disconnect)
+			if got := string(r.store.Get("home/file")); got != "received" || v.Received != 8 {
 				t.Errorf("kept %q, received %d", got, v.Received)
 			}
-			r.log.await(t, "DISCONNECTED")
+			r.log.Await(t, "DISCONNECTED")
 		})
 	}
 }
@@ -232,13 +233,13 @@ func TestGoneInMidUpload(t *testing.T) {
 func TestBackPressure(t *testing.T) {
 	t.Parallel()
 	g := newGate()
-	r := newRig(t, backend(func(s *store) {
-		s.onWrite = func(ctx context.Context, _ string, _ int64) error { return g.wait(ctx) }
+	r := newRig(t, backend(func(s *doortest.Store) {
+		s.OnWrite = func(ctx context.Context, _ string, _ int64) error { return g.wait(ctx) }
 	}))
 	c := r.raw(t)
 	h := c.open("file")
 	const block, blocks = 32 << 10, 320
-	data := random(block * blocks)
+	data := doortest.Random(block * blocks)
 	var sent atomic.Int64
 	done := make(chan struct{})
 	go func() {
@@ -251,7 +252,7 @@ func TestBackPressure(t *testing.T) {
 	<-g.came
 	// The window is 2 MiB, and what the front has read comes on top. When the sender no longer moves it is held up.
 	last, still := int64(-1), 0
-	eventually(t, "sender held up", func() bool {
+	doortest.Eventually(t, "sender held up", func() bool {
 		if now := sent.Load(); now != last {
 			last, still = now, 0
 		} else {
@@ -270,7 +271,7 @@ func TestBackPressure(t *testing.T) {
 	}
 	<-done
 	c.expect(0, 4, h)
-	if !bytes.Equal(r.store.get("home/file"), data) {
+	if !bytes.Equal(r.store.Get("home/file"), data) {
 		t.Error("the file differs")
 	}
 }
@@ -280,8 +281,8 @@ func TestBackPressure(t *testing.T) {
 func TestBlockedWriteThenGone(t *testing.T) {
 	t.Parallel()
 	g := newGate()
-	r := newRig(t, config(func(c *sftpd.Config) { c.LingerTimeout = 50 * time.Millisecond }), backend(func(s *store) {
-		s.onWrite = func(ctx context.Context, _ string, off int64) error {
+	r := newRig(t, config(func(c *sftpd.Config) { c.LingerTimeout = 50 * time.Millisecond }), backend(func(s *doortest.Store) {
+		s.OnWrite = func(ctx context.Context, _ string, off int64) error {
 			if off == 0 {
 				return nil
 			}
@@ -295,8 +296,8 @@ func TestBlockedWriteThenGone(t *testing.T) {
 	c.request(4, h)
 	<-g.came
 	c.Channel.Close()
-	r.journal.verdict(t, "home/file", session.Partial, session.Disconnect)
-	if got := string(r.store.get("home/file")); got != "first" {
+	r.journal.Verdict(t, "home/file", session.Partial, session.Disconnect)
+	if got := string(r.store.Get("home/file")); got != "first" {
 		t.Errorf("kept %q", got)
 	}
 }
@@ -344,8 +345,8 @@ func TestKeepalive(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(conn.stalled)
-	r.journal.verdict(t, "home/file", session.Partial, session.Timeout)
-	if got := string(r.store.get("home/file")); got != "received" {
+	r.journal.Verdict(t, "home/file", session.Partial, session.Timeout)
+	if got := string(r.store.Get("home/file")); got != "received" {
 		t.Errorf("kept %q", got)
 	}
 	if _, err := alive.Getwd(); err != nil {
@@ -360,8 +361,8 @@ func TestIdle(t *testing.T) {
 	if _, err := f.Write([]byte("received")); err != nil {
 		t.Fatal(err)
 	}
-	r.journal.verdict(t, "home/file", session.Partial, session.Timeout)
-	if e := r.log.await(t, "EXIT_REASON"); e["message"] != "client is idle" {
+	r.journal.Verdict(t, "home/file", session.Partial, session.Timeout)
+	if e := r.log.Await(t, "EXIT_REASON"); e["message"] != "client is idle" {
 		t.Errorf("entry %v", e)
 	}
 }
@@ -373,7 +374,7 @@ func TestStop(t *testing.T) {
 	c.expect(0, 6, c.open("file"), u64(0), str("received"))
 	idle := r.sftp(t)
 	r.stop()
-	v := r.journal.verdicts("home/file") // durable before Serve returned
+	v := r.journal.Verdicts("home/file") // durable before Serve returned
 	if len(v) != 1 || v[0].Outcome != session.Partial || v[0].Evidence != session.ServerStop {
 		t.Errorf("verdicts %+v", v)
 	}
@@ -389,14 +390,14 @@ func TestDrain(t *testing.T) {
 	h := c.open("file")
 	c.expect(0, 6, h, u64(0), str("first"))
 	r.cancel()
-	eventually(t, "listener closed", func() bool {
+	doortest.Eventually(t, "listener closed", func() bool {
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", r.addr)
 		if err == nil {
 			conn.Close()
 		}
 		return err != nil
 	})
-	eventually(t, "no new uploads", func() bool {
+	doortest.Eventually(t, "no new uploads", func() bool {
 		c.request(3, str("other"), u32(0x1a), u32(0))
 		typ, body := c.answer()
 		if typ == 102 {
@@ -407,7 +408,7 @@ func TestDrain(t *testing.T) {
 	})
 	c.expect(0, 6, h, u64(5), str("second"))
 	c.expect(0, 4, h)
-	r.journal.verdict(t, "home/file", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/file", session.Complete, session.Closed)
 	c.ended()
 	r.stop()
 }
@@ -418,7 +419,7 @@ func TestDrainDeadline(t *testing.T) {
 	c := r.raw(t)
 	c.expect(0, 6, c.open("file"), u64(0), str("received"))
 	r.stop()
-	r.journal.verdict(t, "home/file", session.Partial, session.ServerStop)
+	r.journal.Verdict(t, "home/file", session.Partial, session.ServerStop)
 }
 
 // TestParallelSessions drives many uploads at once through one connection and through several.
@@ -433,7 +434,7 @@ func TestParallelSessions(t *testing.T) {
 			c = r.sftp(t)
 		}
 		name := "file" + string(rune('a'+i))
-		data := random(i * 300_000)
+		data := doortest.Random(i * 300_000)
 		f := create(t, c, name)
 		wg.Go(func() {
 			if _, err := f.ReadFrom(bytes.NewReader(data)); err != nil {
@@ -442,7 +443,7 @@ func TestParallelSessions(t *testing.T) {
 			if err := f.Close(); err != nil {
 				t.Error(err)
 			}
-			if got := r.store.get("home/" + name); !bytes.Equal(got, data) {
+			if got := r.store.Get("home/" + name); !bytes.Equal(got, data) {
 				t.Errorf("%s differs", name)
 			}
 			back, err := c.Open(name)

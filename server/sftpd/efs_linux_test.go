@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/server/sftpd"
 	"github.com/transferd/transferd/storage"
@@ -72,7 +73,7 @@ func onDisk(t *testing.T, dir string, change ...func(*efs.Config)) option {
 func (r *rig) batch(t *testing.T, lines ...string) (string, error) {
 	t.Helper()
 	host, port := r.hostPort(t)
-	return run(t, strings.Join(lines, "\n")+"\n", "sftp", append(r.sshOptions(), "-b", "-", "-P", port, user+"@"+host)...)
+	return doortest.Run(t, strings.Join(lines, "\n")+"\n", "sftp", append(r.sshOptions(), "-b", "-", "-P", port, user+"@"+host)...)
 }
 
 // stand makes a file of the user's.
@@ -120,8 +121,8 @@ func TestOpenSSHOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, onDisk(t, dir))
 	home := filepath.Join(dir, "home")
-	data := random(300 << 10)
-	local := write(t, data)
+	data := doortest.Random(300 << 10)
+	local := doortest.File(t, data)
 	then := time.Unix(1_600_000_000, 0)
 	if err := errors.Join(os.Chmod(local, 0o750), os.Chtimes(local, then, then)); err != nil {
 		t.Fatal(err)
@@ -164,7 +165,7 @@ func TestOpenSSHOnDisk(t *testing.T) {
 		t.Errorf("a server's path in\n%s", out)
 	}
 	for _, name := range []string{"home/one", "home/two"} {
-		r.journal.verdict(t, name, session.Complete, session.Closed)
+		r.journal.Verdict(t, name, session.Complete, session.Closed)
 	}
 	// A link that somebody else made tells nothing about the machine.
 	if err := errors.Join(os.Symlink("/etc/passwd", filepath.Join(home, "foreign")), os.Symlink("../../x", filepath.Join(home, "foreign2"))); err != nil {
@@ -189,19 +190,19 @@ func TestReput(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	r := newRig(t, onDisk(t, dir))
-	data := random(3 << 20)
+	data := doortest.Random(3 << 20)
 	for _, n := range []int{1 << 20, 2<<20 + 7, 3 << 20} {
 		put := "reput" // needs a file that stands
 		if n == 1<<20 {
 			put = "put"
 		}
-		if out, err := r.batch(t, fmt.Sprintf("%s %q file", put, write(t, data[:n]))); err != nil {
+		if out, err := r.batch(t, fmt.Sprintf("%s %q file", put, doortest.File(t, data[:n]))); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		wantFile(t, filepath.Join(dir, "home/file"), data[:n])
 	}
 	var received int64
-	for _, v := range r.journal.verdicts("home/file") {
+	for _, v := range r.journal.Verdicts("home/file") {
 		if received += v.Received; v.Outcome != session.Complete || v.Object.Size != received {
 			t.Errorf("%+v", v)
 		}
@@ -287,7 +288,7 @@ func TestNoPosixProfile(t *testing.T) {
 	c := r.bare(t)
 	c.packet(1, u32(3))
 	c.ended()
-	if entry := r.log.await(t, "ERROR"); !strings.Contains(fmt.Sprint(entry), "needs a PosixProfile") {
+	if entry := r.log.Await(t, "ERROR"); !strings.Contains(fmt.Sprint(entry), "needs a PosixProfile") {
 		t.Errorf("no reason in the log: %v", entry)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/server/sftpd"
 	"github.com/transferd/transferd/storage/efs"
@@ -142,17 +143,17 @@ func TestHabits(t *testing.T) {
 			t.Parallel()
 			r, file := start(t)
 			for name, h := range habits() {
-				data := random(640<<10 + 77)
+				data := doortest.Random(640<<10 + 77)
 				before := 0
 				if h.older > 0 {
-					file(name, random(h.older))
-					before = len(r.journal.verdicts("home/" + name))
+					file(name, doortest.Random(h.older))
+					before = len(r.journal.Verdicts("home/" + name))
 				}
 				h.do(r.raw(t), name, data)
 				if got := file(name, nil); !bytes.Equal(got, data) {
 					t.Errorf("%s: %d bytes came, %d were sent", name, len(got), len(data))
 				}
-				ends := r.journal.verdicts("home/" + name)[before:]
+				ends := r.journal.Verdicts("home/" + name)[before:]
 				if len(ends) != h.ends || ends[len(ends)-1].Outcome != session.Complete {
 					t.Errorf("%s: %d verdicts, want %d: %+v", name, len(ends), h.ends, ends)
 				}
@@ -199,7 +200,7 @@ func TestSegmentsTooFarApart(t *testing.T) {
 	c.expect(8, 6, h2, u64(1<<20), str("there"))
 	c.expect(8, 4, h2)
 	c.expect(8, 4, h1)
-	r.journal.verdict(t, "home/file", session.Refused, session.Storage)
+	r.journal.Verdict(t, "home/file", session.Refused, session.Storage)
 	if _, _, _, ok := store.Content("home/file"); ok {
 		t.Error("half a file is there")
 	}
@@ -223,7 +224,7 @@ func TestResumedTwentyTimes(t *testing.T) {
 			t.Parallel()
 			const cuts, block = 20, 4 << 10
 			r, file := start(t)
-			data := random(1<<20 + 11)
+			data := doortest.Random(1<<20 + 11)
 			for cut := range cuts {
 				c := r.raw(t)
 				n := c.size("file")
@@ -232,7 +233,7 @@ func TestResumedTwentyTimes(t *testing.T) {
 				part := data[n:min(len(data)-left, n+1+rand.IntN(2*(len(data)-n)/left+1))]
 				c.stream(h, n, part, block)
 				c.Close()
-				eventually(t, "a verdict", func() bool { return len(r.journal.verdicts("home/file")) == cut+1 })
+				doortest.Eventually(t, "a verdict", func() bool { return len(r.journal.Verdicts("home/file")) == cut+1 })
 			}
 			c := r.raw(t)
 			n := c.size("file")
@@ -243,7 +244,7 @@ func TestResumedTwentyTimes(t *testing.T) {
 				t.Errorf("%d bytes came, %d were sent", len(got), len(data))
 			}
 			var received int64
-			for i, v := range r.journal.verdicts("home/file") {
+			for i, v := range r.journal.Verdicts("home/file") {
 				received += v.Received
 				if want := i == cuts; (v.Outcome == session.Complete) != want || !want && v.Outcome != session.Partial {
 					t.Errorf("verdict %d: %+v", i, v)

@@ -16,13 +16,14 @@ import (
 
 	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/internal/doortest"
 )
 
 // hostKey makes a host key of a type, imported so many minutes after the others.
 func hostKey(t *testing.T, kind string, minutes int) hostkeys.Key {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "host")
-	if out, err := run(t, "", "ssh-keygen", append(strings.Fields(kind), "-q", "-N", "", "-f", file)...); err != nil {
+	if out, err := doortest.Run(t, "", "ssh-keygen", append(strings.Fields(kind), "-q", "-N", "", "-f", file)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	body, err := os.ReadFile(file)
@@ -92,7 +93,7 @@ func TestRotation(t *testing.T) {
 				args = slices.DeleteFunc(args, func(a string) bool { // the first value of an option counts
 					return a == "-oStrictHostKeyChecking=no" || a == "-oUserKnownHostsFile=/dev/null"
 				})
-				if out, err := run(t, stay, "sftp", append(args, "-b", "-", "-P", port, user+"@"+host)...); err != nil {
+				if out, err := doortest.Run(t, stay, "sftp", append(args, "-b", "-", "-P", port, user+"@"+host)...); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
 			}

@@ -44,7 +44,7 @@ func TestIdleServer(t *testing.T) {
 		t.Skip("the server of TestIdleSessions")
 	}
 	r := newRig(t)
-	r.store.put("home/file", []byte("content"))
+	r.store.Put("home/file", []byte("content"))
 	key, err := os.ReadFile(r.keyFile)
 	if err != nil {
 		t.Fatal(err)

@@ -110,7 +110,7 @@ func (c *raw) pwd() string {
 func TestSessionPolicy(t *testing.T) {
 	t.Parallel()
 	r, users := newLiveRig(t)
-	r.store.put("home/file", []byte("x"))
+	r.store.Put("home/file", []byte("x"))
 	users.change(func(u *server.User) { u.Policy = `{"Version":"2012-10-17","Statement":[]}` })
 	c := r.raw(t)
 	for typ, name := range map[byte]string{17: "/bucket/home/file", 11: "/bucket/home", 13: "/bucket/home/none"} { // STAT, OPENDIR, REMOVE
@@ -119,7 +119,7 @@ func TestSessionPolicy(t *testing.T) {
 			t.Errorf("%d %s answered by %d %q", typ, name, kind, body)
 		}
 	}
-	if entry := r.log.await(t, "ERROR"); !strings.Contains(fmt.Sprint(entry["error"]), "session policy: s3:DeleteObject on arn:aws:s3:::bucket/home/none: denied") {
+	if entry := r.log.Await(t, "ERROR"); !strings.Contains(fmt.Sprint(entry["error"]), "session policy: s3:DeleteObject on arn:aws:s3:::bucket/home/none: denied") {
 		t.Errorf("entry %v", entry)
 	}
 	users.change(func(u *server.User) { u.Policy = "" })
@@ -135,7 +135,7 @@ func TestSessionPolicy(t *testing.T) {
 func TestServerChanges(t *testing.T) {
 	t.Parallel()
 	r, _ := newLiveRig(t)
-	r.store.put("home/file", []byte("x"))
+	r.store.Put("home/file", []byte("x"))
 	running := r.raw(t)
 	running.expect(8, 9, str("file"), u32(0)) // SETSTAT
 	r.change(func(s *server.Server) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/identity"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/sftpd"
 )
 
@@ -148,7 +149,7 @@ func TestPasswordLog(t *testing.T) {
 	if err := r.try(t, user, ssh.PublicKeys(r.key), ssh.Password("s3cr3t guess")); err == nil {
 		t.Fatal("let in")
 	}
-	refused := r.log.entries("AUTH_FAILURE")
+	refused := r.log.Entries("AUTH_FAILURE")
 	if len(refused) != 1 || refused[0]["message"] != "Invalid user name or password" || refused[0]["method"] != "password" || refused[0]["user"] != user {
 		t.Errorf("entries %v", refused)
 	}
@@ -166,13 +167,11 @@ func TestPasswordLog(t *testing.T) {
 	if err := session.RequestSubsystem("sftp"); err != nil {
 		t.Fatal(err)
 	}
-	entry := r.log.await(t, "CONNECTED")
+	entry := r.log.Await(t, "CONNECTED")
 	if role := "arn:aws:iam::123456789012:role/password"; entry["role"] != role || entry["ssh-public-key-fingerprint"] != ssh.FingerprintSHA256(r.key.PublicKey()) {
 		t.Errorf("entry %v", entry)
 	}
-	r.log.mu.Lock()
-	defer r.log.mu.Unlock()
-	if text := r.log.buf.String(); strings.Contains(text, "s3cr3t") || strings.Contains(text, password) {
+	if text := r.log.String(); strings.Contains(text, "s3cr3t") || strings.Contains(text, password) {
 		t.Errorf("a password is in the log: %s", text)
 	}
 }
@@ -180,12 +179,12 @@ func TestPasswordLog(t *testing.T) {
 // TestPasswordClients: OpenSSH and lftp log in by password, and with key and password.
 func TestPasswordClients(t *testing.T) {
 	t.Parallel()
-	data := random(100_000)
+	data := doortest.Random(100_000)
 	for _, methods := range []string{"PASSWORD", "PUBLIC_KEY_OR_PASSWORD", "PUBLIC_KEY_AND_PASSWORD"} {
 		t.Run(methods, func(t *testing.T) {
 			t.Parallel()
 			r, _ := newPasswordRig(t, methods)
-			file := write(t, data)
+			file := doortest.File(t, data)
 			host, port := r.hostPort(t)
 			keys := "PubkeyAuthentication=no"
 			if methods == "PUBLIC_KEY_AND_PASSWORD" {
@@ -203,11 +202,11 @@ func TestPasswordClients(t *testing.T) {
 			}
 			script := "set sftp:auto-confirm yes; set net:max-retries 1; set sftp:connect-program 'ssh " + options +
 				" -F none -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null -oIdentityAgent=none'; put " + file + " -o lftp; bye"
-			if out, err := run(t, "", "lftp", "-u", user+","+password, "-p", port, "-e", script, "sftp://"+host); err != nil {
+			if out, err := doortest.Run(t, "", "lftp", "-u", user+","+password, "-p", port, "-e", script, "sftp://"+host); err != nil {
 				t.Errorf("lftp: %v\n%s", err, out)
 			}
 			for _, name := range []string{"openssh", "lftp"} {
-				if got := r.store.get("home/" + name); !bytes.Equal(got, data) {
+				if got := r.store.Get("home/" + name); !bytes.Equal(got, data) {
 					t.Errorf("%s: %d bytes of %d", name, len(got), len(data))
 				}
 			}

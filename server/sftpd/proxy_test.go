@@ -38,7 +38,7 @@ func TestBehindProxy(t *testing.T) {
 	if err := session.RequestSubsystem("sftp"); err != nil {
 		t.Fatal(err)
 	}
-	in := r.log.await(t, "CONNECTED")
+	in := r.log.Await(t, "CONNECTED")
 	if in["source-ip"] != "192.0.2.9" || in["proxy-protocol-v2-header"] != "applied" {
 		t.Errorf("CONNECTED %v", in)
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/server/sftpd"
 )
@@ -199,7 +200,7 @@ func TestMalformedPackets(t *testing.T) {
 func TestStatuses(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/file", []byte("x"))
+	r.store.Put("home/file", []byte("x"))
 	c := r.raw(t)
 	bad := str("no such handle")
 	c.expect(4, 6, bad, u64(0), str("data"))            // WRITE
@@ -249,8 +250,8 @@ func TestStatuses(t *testing.T) {
 	c.expect(8, 6, h, u64(4), str("data"))
 	c.expect(8, 200, str("fsync@openssh.com"), h)
 	c.expect(8, 4, h)
-	r.journal.verdict(t, "home/gap", session.Refused, session.Storage)
-	if r.store.get("home/gap") != nil {
+	r.journal.Verdict(t, "home/gap", session.Refused, session.Storage)
+	if r.store.Get("home/gap") != nil {
 		t.Error("a refused upload left a file")
 	}
 	h = c.open("far")
@@ -281,9 +282,9 @@ func TestUploadInFlight(t *testing.T) {
 		t.Errorf("limits: %d %x", typ, body)
 	}
 	c.expect(0, 4, h)
-	r.journal.verdict(t, "home/file", session.Complete, session.Closed)
+	r.journal.Verdict(t, "home/file", session.Complete, session.Closed)
 	c.expect(4, 6, h, u64(5), str("late"))
-	if got := string(r.store.get("home/file")); got != "12345" {
+	if got := string(r.store.Get("home/file")); got != "12345" {
 		t.Errorf("file = %q", got)
 	}
 }
@@ -298,7 +299,7 @@ func TestSetstatNoOp(t *testing.T) {
 	c.expect(0, 10, h, u32(0xf), []byte("x"))
 	c.expect(0, 9, str("/bucket/home/file"), u32(0xf))
 	c.expect(0, 4, h)
-	if got := r.log.entries("SETSTAT"); len(got) != 2 || got[0]["path"] != "/bucket/home/file" {
+	if got := r.log.Entries("SETSTAT"); len(got) != 2 || got[0]["path"] != "/bucket/home/file" {
 		t.Errorf("SETSTAT entries %v", got)
 	}
 }
@@ -317,7 +318,7 @@ func TestReadWriteHandle(t *testing.T) {
 	c.expect(0, 6, h, u64(0), str("data"))
 	c.expect(8, 5, h, u64(0), u32(4))
 	c.expect(0, 4, h)
-	if got := string(r.store.get("home/file")); got != "data" {
+	if got := string(r.store.Get("home/file")); got != "data" {
 		t.Errorf("file = %q", got)
 	}
 }
@@ -328,7 +329,7 @@ func TestManyOpens(t *testing.T) {
 	const limit, asked = 100, 200_000
 	// Most of them ask for uploads; what goes over the bridge is slow under the race detector.
 	r := newRig(t, config(func(c *sftpd.Config) { c.MaxHandles = limit }))
-	r.store.put("home/file", []byte("x"))
+	r.store.Put("home/file", []byte("x"))
 	c := r.raw(t)
 	go func() {
 		for i := range asked {
@@ -363,7 +364,7 @@ func TestManyOpens(t *testing.T) {
 func TestManyOpensAndCloses(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, config(func(c *sftpd.Config) { c.MaxHandles = 2 }))
-	r.store.put("home/file", []byte("x"))
+	r.store.Put("home/file", []byte("x"))
 	c := r.raw(t)
 	for range 20 {
 		for _, open := range [][]byte{join([]byte{3}, u32(1), str("upload"), u32(0x1a), u32(0)),
@@ -381,12 +382,12 @@ func TestManyOpensAndCloses(t *testing.T) {
 func TestRenameExtension(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.store.put("home/a", []byte("a"))
-	r.store.put("home/b", []byte("b"))
+	r.store.Put("home/a", []byte("a"))
+	r.store.Put("home/b", []byte("b"))
 	c := r.raw(t)
 	c.expect(4, 200, str("posix-rename@openssh.com"), str("a"), str("b"))
 	c.expect(0, 200, str("posix-rename@openssh.com"), str("a"), str("c"))
-	if string(r.store.get("home/c")) != "a" || string(r.store.get("home/b")) != "b" {
+	if string(r.store.Get("home/c")) != "a" || string(r.store.Get("home/b")) != "b" {
 		t.Error("posix-rename replaced a file or did not rename")
 	}
 }
@@ -394,8 +395,8 @@ func TestRenameExtension(t *testing.T) {
 // TestPanic lets the store panic under pkg/sftp's workers, which have no recover of their own.
 func TestPanic(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, backend(func(s *store) {
-		s.onStat = func(name string) {
+	r := newRig(t, backend(func(s *doortest.Store) {
+		s.OnStat = func(name string) {
 			if name == "home/bomb" {
 				panic("secret")
 			}
@@ -406,7 +407,7 @@ func TestPanic(t *testing.T) {
 		t.Errorf("text %q", text)
 	}
 	c.expect(2, 17, str("missing"))
-	r.log.await(t, "ERROR")
+	r.log.Await(t, "ERROR")
 }
 
 // TestWriteWithMore: what follows the data of a WRITE is passed over, as OpenSSH does it. rclone sends the end of a file

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/storage/efs"
 )
 
@@ -22,7 +23,7 @@ func TestReadWhatIsWritten(t *testing.T) {
 	}{"in place": {false, true}, "atomic names": {true, false}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			data := random(200 << 10)
+			data := doortest.Random(200 << 10)
 			dir := t.TempDir()
 			r := newRig(t, onDisk(t, dir, func(cfg *efs.Config) { cfg.AtomicNames = c.atomic }))
 			file := filepath.Join(dir, "home", "file")

@@ -5,14 +5,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/json"
 	"encoding/pem"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +22,7 @@ import (
 	"github.com/transferd/transferd/hostkeys"
 	"github.com/transferd/transferd/server"
 	"github.com/transferd/transferd/server/identity"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 	"github.com/transferd/transferd/server/sftpd"
 )
@@ -39,9 +37,9 @@ const user = "alice"
 // rig is a server with one user, on a port of its own.
 type rig struct {
 	t       *testing.T
-	store   *store
-	journal *journal
-	log     *logs
+	store   *doortest.Store
+	journal *doortest.Journal
+	log     *doortest.Logs
 	grant   identity.Grant
 	key     ssh.Signer
 	keyFile string
@@ -65,7 +63,9 @@ func settings(change func(*server.Server)) option {
 	return func(r *rig, _ *sftpd.Config) { change(&r.settings.Server) }
 }
 
-func backend(change func(*store)) option { return func(r *rig, _ *sftpd.Config) { change(r.store) } }
+func backend(change func(*doortest.Store)) option {
+	return func(r *rig, _ *sftpd.Config) { change(r.store) }
+}
 
 func newRig(t *testing.T, options ...option) *rig {
 	t.Helper()
@@ -73,7 +73,7 @@ func newRig(t *testing.T, options ...option) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, store: newStore(), journal: newJournal(), log: &logs{}, served: make(chan struct{})}
+	r := &rig{t: t, store: doortest.NewStore(), journal: doortest.NewJournal(), log: &doortest.Logs{}, served: make(chan struct{})}
 	r.grant = identity.Grant{UserName: user, Role: "arn:aws:iam::123456789012:role/r", HomeDirectory: "/bucket/home"}
 	r.key, r.keyFile = newKey(t)
 	r.settings = sftpd.Settings{HostKeys: keys, Server: server.Server{
@@ -113,7 +113,7 @@ func (r *rig) stop() {
 	r.cancel()
 	select {
 	case <-r.served:
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		r.t.Error("Serve does not return")
 	}
 }
@@ -161,54 +161,6 @@ func newKey(t *testing.T) (ssh.Signer, string) {
 		t.Fatal(err)
 	}
 	return signer, file
-}
-
-// logs is a log that tests can wait on.
-type logs struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logs) entries(activity string) []map[string]any {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var found []map[string]any
-	for line := range bytes.Lines(l.buf.Bytes()) {
-		var entry map[string]any
-		if json.Unmarshal(line, &entry) == nil && entry["activity-type"] == activity {
-			found = append(found, entry)
-		}
-	}
-	return found
-}
-
-// await waits for an entry.
-func (l *logs) await(t *testing.T, activity string) map[string]any {
-	t.Helper()
-	var found []map[string]any
-	eventually(t, activity+" in the log", func() bool { found = l.entries(activity); return len(found) > 0 })
-	return found[0]
-}
-
-// eventually polls until something is true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: not in time", what)
-		}
-	}
 }
 
 // dial makes an SSH connection over a TCP connection of the test's own.
@@ -281,35 +233,4 @@ func (r *rig) sshOptions(more ...string) []string {
 		options = append(options, "-o"+o)
 	}
 	return options
-}
-
-// run runs a client. It must be installed: make test sees to that.
-func run(t *testing.T, stdin, name string, args ...string) (string, error) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Fatalf("%v (make test installs what the tests need)", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "SSH_AUTH_SOCK=")
-	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
-
-// random is a file's content.
-func random(n int) []byte {
-	b := make([]byte, n)
-	rand.Read(b)
-	return b
-}
-
-func write(t *testing.T, data []byte) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

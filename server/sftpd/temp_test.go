@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/transferd/transferd/server"
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -33,40 +34,40 @@ func TestFilepart(t *testing.T) {
 	r := newRig(t, settings(func(s *server.Server) {
 		s.ProtocolDetails = &server.ProtocolDetails{SetStatOption: "ENABLE_NO_OP"}
 	}))
-	r.store.put("home/file", []byte("older"))
-	data := random(1<<20 + 5)
+	r.store.Put("home/file", []byte("older"))
+	data := doortest.Random(1<<20 + 5)
 	c := r.raw(t)
 	h := c.open("file.filepart")
 	c.stream(h, 0, data, 32<<10)
 	c.expect(0, 4, h)
-	if v := r.journal.verdicts("home/file.filepart"); len(v) != 0 {
+	if v := r.journal.Verdicts("home/file.filepart"); len(v) != 0 {
 		t.Errorf("verdict before the rename: %+v", v)
 	}
 	c.expect(0, 13, str("file"))
 	c.expect(0, 18, str("/bucket/home/file.filepart"), str("/bucket/home/file"))
 	c.expect(0, 9, str("file"), u32(8), u32(1_600_000_000), u32(1_600_000_000))
-	if v := r.journal.verdict(t, "home/file", session.Complete, session.Closed); v.Received != int64(len(data)) || v.Location == nil {
+	if v := r.journal.Verdict(t, "home/file", session.Complete, session.Closed); v.Received != int64(len(data)) || v.Location == nil {
 		t.Errorf("%+v", v)
 	}
-	if !bytes.Equal(r.store.get("home/file"), data) {
+	if !bytes.Equal(r.store.Get("home/file"), data) {
 		t.Error("the file differs")
 	}
 	// A file that is cut is partial at once, under the name that it has.
 	h = c.open("cut.filepart")
 	c.stream(h, 0, data[:1000], 100)
 	c.Close()
-	r.journal.verdict(t, "home/cut.filepart", session.Partial, session.Disconnect)
+	r.journal.Verdict(t, "home/cut.filepart", session.Partial, session.Disconnect)
 }
 
 func TestFilepartOpenSSH(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	data := random(300 << 10)
-	if out, err := r.batch(t, fmt.Sprintf("put %q file.filepart", write(t, data)), "rename file.filepart file"); err != nil {
+	data := doortest.Random(300 << 10)
+	if out, err := r.batch(t, fmt.Sprintf("put %q file.filepart", doortest.File(t, data)), "rename file.filepart file"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	r.journal.verdict(t, "home/file", session.Complete, session.Closed)
-	if v := r.journal.verdicts("home/file.filepart"); len(v) != 0 || !bytes.Equal(r.store.get("home/file"), data) {
+	r.journal.Verdict(t, "home/file", session.Complete, session.Closed)
+	if v := r.journal.Verdicts("home/file.filepart"); len(v) != 0 || !bytes.Equal(r.store.Get("home/file"), data) {
 		t.Errorf("%+v", v)
 	}
 }

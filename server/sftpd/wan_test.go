@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/transferd/transferd/server/internal/doortest"
 	"github.com/transferd/transferd/server/sftpd"
 	"github.com/transferd/transferd/storage"
 )
@@ -38,7 +39,7 @@ func TestWAN(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	source := filepath.Join(dir, "source")
-	if err := os.WriteFile(source, random(wanSize), 0o600); err != nil {
+	if err := os.WriteFile(source, doortest.Random(wanSize), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, func(r *rig, c *sftpd.Config) { c.Stores = sink{r.store} })
@@ -66,7 +67,7 @@ func (r *rig) put(t *testing.T, addr, name, source, target string) float64 {
 	}
 	begun := time.Now()
 	args := append(r.sshOptions("Ciphers=aes128-gcm@openssh.com"), "-b", "-", "-P", port, name+"@"+host)
-	if out, err := run(t, "put "+source+" "+target+"\n", "sftp", args...); err != nil {
+	if out, err := doortest.Run(t, "put "+source+" "+target+"\n", "sftp", args...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return time.Since(begun).Seconds()
@@ -76,7 +77,7 @@ func (r *rig) put(t *testing.T, addr, name, source, target string) float64 {
 func (r *rig) startSSHD(t *testing.T, dir string) string {
 	t.Helper()
 	hostKey := filepath.Join(dir, "host")
-	if out, err := run(t, "", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hostKey); err != nil {
+	if out, err := doortest.Run(t, "", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hostKey); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
@@ -99,7 +100,7 @@ func (r *rig) startSSHD(t *testing.T, dir string) string {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait() // ended by the signal
 	})
-	eventually(t, "sshd", func() bool {
+	doortest.Eventually(t, "sshd", func() bool {
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 		if err == nil {
 			conn.Close()
@@ -170,7 +171,7 @@ func line(to, from net.Conn, delay time.Duration) {
 }
 
 // sink is a bucket whose uploads go nowhere.
-type sink struct{ *store }
+type sink struct{ *doortest.Store }
 
 func (s sink) Backend(context.Context, string, string) (storage.Backend, error) { return s, nil }
 
