@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 
@@ -299,4 +302,66 @@ func TestCopyTakenOver(t *testing.T) {
 	if starts["steps COPY copy attempt 2"] != 1 {
 		t.Errorf("the heir started %v", starts)
 	}
+}
+
+// TestLargeCopy: a file above 5 GiB, which no request copies whole, is copied by the product as shipped, which is killed when
+// some of the parts are there. The copy is what was sent, and no part of it was copied twice.
+func TestLargeCopy(t *testing.T) {
+	if !*load {
+		t.Skip("needs 16 GiB of disk: run it with -load (make load)")
+	}
+	const size, parts = 5<<30 + 100<<20, 11 // of 512 MiB, the last of 100
+	p := startDaemon(t, startOptions{program: product(t)})
+	whole, _ := p.attachWorkflows()
+	want, err := p.putStream("large.bin", seed(), size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, there := time.Now(), 0
+	p.await("some parts are copied", func() bool { there = p.partsOf("processed/large.bin"); return there > 2 })
+	p.kill()
+	again := startDaemon(t, startOptions{program: product(t), data: p.data})
+	var ended []*types.DescribedExecution
+	for have := 0; len(ended) == 0; {
+		again.await("more of the copy", func() bool {
+			ended = again.executions(whole, "large.bin")
+			if n := again.partsOf("processed/large.bin"); n > have {
+				have = n
+				return true
+			}
+			return len(ended) == 1 && ended[0].Status != types.ExecutionStatusInProgress
+		})
+		if len(ended) == 1 && ended[0].Status == types.ExecutionStatusInProgress {
+			ended = nil
+		}
+	}
+	copied := int(again.metric(`transferd_s3_requests_total{op="UploadPartCopy",result="ok"}`))
+	t.Logf("%d MiB copied in %v, with %d of %d parts there at the kill and %d copied after it", size>>20,
+		time.Since(begun).Round(time.Second), there, parts, copied)
+	if ended[0].Status != types.ExecutionStatusCompleted || there+copied > parts {
+		t.Errorf("execution ended as %s", shown(ended[0]))
+	}
+	for _, name := range []string{"large.bin", "processed/large.bin"} {
+		if got := fmt.Sprintf("%d bytes %s", size, sumOfFile(t, filepath.Join(p.data, "s3", devBucket, name))); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	if u := again.danglingUploads(); len(u) != 0 {
+		t.Errorf("multipart uploads left: %v", u)
+	}
+}
+
+// partsOf is how many parts the multipart upload of a key has; 0 if there is none.
+func (p *proc) partsOf(key string) (n int) {
+	p.t.Helper()
+	for _, u := range p.danglingUploads() {
+		if id, ours := strings.CutPrefix(u, key+" "); ours {
+			out, err := p.s3().ListParts(p.t.Context(), &s3.ListPartsInput{Bucket: aws.String(devBucket), Key: &key, UploadId: &id})
+			if err != nil {
+				continue // it is completed
+			}
+			n += len(out.Parts)
+		}
+	}
+	return n
 }

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	load     = flag.Bool("load", false, "run TestParallelUploads and TestLargeDirectory")
+	load     = flag.Bool("load", false, "run TestParallelUploads, TestLargeDirectory and TestLargeCopy")
 	loadN    = flag.Int("load-uploads", 1000, "uploads of -load that are open at a time")
 	loadSize = flag.Int64("load-size", 32<<20, "bytes of each")
 	loadDir  = flag.Int("load-entries", 100_000, "objects of the directory that -load lists")
