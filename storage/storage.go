@@ -153,7 +153,7 @@ type Copier interface {
 // Modifier is the ability to change a file that stands (CreateOptions.Modify).
 type Modifier interface {
 	// CanModify tells how: anywhere says that writes may lie anywhere in the file and in any order; without it they
-	// begin at or before the file's end and go on from there.
+	// begin at or before the file's end and go on from there, as far out of order as in any upload.
 	CanModify() (anywhere bool)
 }
 

@@ -109,9 +109,7 @@ func (u *upload) write(p []byte, off int64) error {
 		return err
 	}
 	if u.old != nil && !u.wrote && len(p) > 0 {
-		if err := u.start(off); err != nil {
-			return err
-		}
+		u.start(off)
 	}
 	for len(p) > 0 {
 		window := 2 * int64(u.store.cfg.PartSize)
@@ -149,16 +147,13 @@ func (u *upload) sendFull() error {
 }
 
 // start takes the offset of the first write to a file that is changed. As on S3, what fills parts before it leaves by a
-// copy; the rest is filled in when it is needed.
-func (u *upload) start(off int64) error {
+// copy; the rest is filled in when it is needed, and writes that the first one overtook may follow.
+func (u *upload) start(off int64) {
 	u.wrote = true
-	if off > int64(len(u.old.content)) {
-		return fmt.Errorf("memory: first write at %d of a file of %d bytes: %w", off, len(u.old.content), storage.ErrRandomAccess)
+	part := int64(u.store.cfg.PartSize)
+	if from := min(off, int64(len(u.old.content))) - part/4; from >= part {
+		u.sent = from
 	}
-	if off >= int64(u.store.cfg.PartSize) {
-		u.sent = off
-	}
-	return nil
 }
 
 // fill takes what of held[:to] nobody wrote from the old file.
@@ -250,6 +245,9 @@ func (u *upload) Commit(ctx context.Context) (storage.Object, error) {
 		return u.unchanged(ctx)
 	}
 	u.fill(math.MaxInt)
+	if err == nil && u.old != nil && len(u.ahead) > 0 && u.sent+int64(u.end) == int64(len(u.old.content)) {
+		err = fmt.Errorf("memory: nothing was written at the end of %d bytes, but behind it: %w", len(u.old.content), storage.ErrRandomAccess)
+	}
 	if err == nil && u.end > 0 && (u.token != "" || u.sent > 0) {
 		err = u.send(u.end)
 	}

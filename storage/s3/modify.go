@@ -101,18 +101,18 @@ func (o *original) metadata(id string, more map[string]string) map[string]string
 	return all
 }
 
-// startAt takes the offset of the first write.
-func (u *upload) startAt(off int64) error {
+// overtake is how far before the first write others may lie that it has overtaken: a client's blocks under way.
+const overtake = mib
+
+// startAt takes the offset of the first write. It may lie beyond the file's end, if others fill the gap.
+func (u *upload) startAt(off int64) {
 	u.old.wrote = true
-	if off > u.old.size {
-		return u.fail(fmt.Errorf("s3: first write at offset %d of a file of %d bytes: %w", off, u.old.size, storage.ErrRandomAccess))
+	from := min(off, u.old.size) - overtake
+	if from < minPart || u.old.size <= minPart { // S3 copies no range of what is not larger
+		return
 	}
-	if off < minPart || u.old.size <= minPart { // S3 copies no range of what is not larger
-		return nil
-	}
-	u.old.kept, u.base, u.got.end = off, off, off
-	u.part += int32(len(copyPlan(span{0, off}, u.store.copyStep())))
-	return nil
+	u.old.kept, u.base, u.got.end = from, from, from
+	u.part += int32(len(copyPlan(span{0, from}, u.store.copyStep())))
 }
 
 // token is what Resume needs: the UploadId, and for a changed file what must be there of the old one. An UploadId has no
@@ -156,6 +156,12 @@ func (u *upload) copyOld(r span, first int32) error {
 // lacks reports whether bytes before to are only in the old file.
 func (u *upload) lacks(to int64) bool { return u.old != nil && u.got.end < min(to, u.old.size) }
 
+// lacksHead reports whether all that lacks of cur is what the first write might have overtaken, and has not.
+func (u *upload) lacksHead(end int64) bool {
+	return u.lacks(u.base+end) && u.got.end == u.base && len(u.got.ahead) > 0 &&
+		u.got.ahead[0].from <= u.base+overtake && u.got.ahead[0].to >= u.base+end
+}
+
 // fill reads what nobody wrote before to from the old file into the buffers, which must reach that far.
 func (u *upload) fill(ctx context.Context, to int64) error {
 	for u.lacks(to) {
@@ -188,6 +194,9 @@ func (u *upload) complement(ctx context.Context) error {
 	}
 	if err := u.fill(u.sendCtx, last); err != nil {
 		return err
+	}
+	if u.got.end == u.old.size && u.got.end < last { // all that the client added lies behind a gap that nobody filled
+		return fmt.Errorf("s3: nothing was written at the end of %d bytes, but behind it: %w", u.old.size, storage.ErrRandomAccess)
 	}
 	if !u.lacks(u.old.size) || u.cur == nil {
 		return nil

@@ -117,9 +117,9 @@ func TestModifyRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := modify(t, b, &storage.DeadUpload{ID: "beyond"}, int64(len(old))+1, []byte("x"))
-	if !errors.Is(err, storage.ErrRandomAccess) {
-		t.Errorf("first write beyond the end: %v", err)
+	u, err := modify(t, b, &storage.DeadUpload{ID: "beyond"}, int64(len(old))+1, storagetest.Bytes(76, 20*mib))
+	if !errors.Is(err, storage.ErrRandomAccess) { // it has got too far for the byte that lacks
+		t.Errorf("20 MiB behind a gap: %v", err)
 	}
 	if err := u.Abort(t.Context()); err != nil {
 		t.Error(err)
@@ -133,8 +133,8 @@ func TestModifyRefusals(t *testing.T) {
 	if u, err = modify(t, b, &storage.DeadUpload{ID: "back"}, 6*mib, []byte("xx")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.WriteAt([]byte("y"), 6*mib-1); !errors.Is(err, storage.ErrRandomAccess) {
-		t.Errorf("a write before the first one: %v", err)
+	if _, err := u.WriteAt([]byte("y"), 6*mib-overtake-1); !errors.Is(err, storage.ErrRandomAccess) {
+		t.Errorf("a write long before the first one: %v", err)
 	}
 	if err := u.Abort(t.Context()); err != nil {
 		t.Error(err)

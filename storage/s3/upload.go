@@ -116,9 +116,7 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if u.old != nil && !u.old.wrote && off >= 0 && len(p) > 0 {
-		if err := u.startAt(off); err != nil {
-			return 0, err
-		}
+		u.startAt(off)
 	}
 	switch {
 	case off < 0:
@@ -160,6 +158,8 @@ func (u *upload) room(off int64, n int) ([]byte, error) {
 			err = u.outgrow(u.ctx)
 		case u.got.end >= u.base+end:
 			err = u.advance()
+		case u.lacksHead(end):
+			err = u.fill(u.ctx, u.base+end)
 		default:
 			if early := u.early(at - end); early != nil {
 				return early, nil

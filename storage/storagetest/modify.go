@@ -58,14 +58,56 @@ func modifyBeyondTheEnd(t *testing.T, b storage.Backend) {
 	if modifier(t, b) {
 		t.Skip("writes may lie anywhere")
 	}
-	Write(t, b, "f", []byte("old"))
-	u := create(t, b, "f", storage.CreateOptions{ID: "beyond", Modify: true})
-	_, err := u.WriteAt([]byte("x"), 4)
-	wantErr(t, "first write beyond the end", err, storage.ErrRandomAccess)
-	if err := u.Abort(t.Context()); err != nil {
-		t.Fatal(err)
+	for i, size := range []int{0, 3, 100_000, 6 << 20, 12 << 20} {
+		name, old := fmt.Sprint("f", i), Bytes(uint64(110+i), size)
+		Write(t, b, name, old)
+		for _, gap := range []int{1, 32 << 10, 1 << 30} {
+			u := create(t, b, name, storage.CreateOptions{ID: fmt.Sprint("beyond-", size, gap), Modify: true})
+			if _, err := u.WriteAt([]byte("x"), int64(size+gap)); err != nil {
+				wantErr(t, "first write beyond the end", err, storage.ErrRandomAccess)
+				if err := u.Abort(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				_, err := u.Commit(t.Context())
+				wantErr(t, fmt.Sprintf("a gap of %d behind %d bytes that nobody filled", gap, size), err, storage.ErrRandomAccess)
+			}
+			wantContent(t, b, name, old)
+		}
+		u := create(t, b, name, storage.CreateOptions{ID: fmt.Sprint("prefix-", size), Modify: true})
+		fill(t, u, []byte("added"), int64(size))
+		fill(t, u, []byte("lost"), int64(size+6))
+		commit(t, u, int64(size+5))
+		old = append(old, "added"...)
+		wantContent(t, b, name, old)
 	}
-	wantContent(t, b, "f", []byte("old"))
+}
+
+// modifyOutOfOrder: blocks overtake each other from the first one on.
+func modifyOutOfOrder(t *testing.T, b storage.Backend) {
+	if modifier(t, b) {
+		t.Skip("writes may lie anywhere")
+	}
+	const block, window = 4 << 10, 4
+	for i, tt := range []struct{ old, off, n int }{
+		{10, 10, 100_000}, {100_000, 100_000, 300_000}, {100_000, 90_000, 100_000}, {6 << 20, 6 << 20, 3 << 20}, {12 << 20, 12 << 20, 2 << 20},
+		{12 << 20, 11 << 20, 3 << 20}, {12 << 20, 7 << 20, 1 << 20},
+	} {
+		name := fmt.Sprint("f", i)
+		old, content := Bytes(uint64(120+i), tt.old), Bytes(uint64(130+i), tt.n)
+		Write(t, b, name, old)
+		u := create(t, b, name, storage.CreateOptions{ID: "scrambled " + name, Modify: true})
+		for from := 0; from < tt.n; from += window * block {
+			for k := window - 1; k >= 0; k-- { // the last of them first
+				if at := from + k*block; at < tt.n {
+					fill(t, u, content[at:min(at+block, tt.n)], int64(tt.off+at))
+				}
+			}
+		}
+		want := overlay(old, tt.off, content)
+		commit(t, u, int64(len(want)))
+		wantContent(t, b, name, want)
+	}
 }
 
 // modifyCuts is an upload that is interrupted again and again and goes on where the file ends.

@@ -108,6 +108,7 @@ func tests() []test {
 		{"ModifyBytes", modifyBytes},
 		{"ModifyNothing", modifyNothing},
 		{"ModifyBeyondTheEnd", modifyBeyondTheEnd},
+		{"ModifyOutOfOrder", modifyOutOfOrder},
 		{"ModifyCuts", modifyCuts},
 		{"ModifyResumedUnnoted", modifyResumedUnnoted},
 		{"Replace", replace},
