@@ -97,6 +97,11 @@ func rules() []rule {
 			why: "the protocols do not know each other",
 		},
 		{
+			rooms: []string{"server/internal/door"},
+			never: []string{"./..."},
+			why:   "what the protocols share knows none of them, and nothing behind them",
+		},
+		{
 			rooms: []string{"server/proxyproto"},
 			never: []string{"./..."},
 			why:   "who is behind a proxy is the same question for every protocol",

@@ -1,9 +1,9 @@
 package ftpd
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/transferd/transferd/server/internal/door"
 )
 
 // metrics count what happens before and around sessions; uploads are counted by the session room.
@@ -19,10 +19,10 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels))
+		return door.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels))
 	}
 	return &metrics{
-		connections: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
+		connections: door.Register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "transferd_ftp_connections", Help: "Control connections.",
 		})),
 		refused: counters("transferd_ftp_refused_total",
@@ -38,19 +38,4 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			"TLS data connections by client software, TLS version and whether they resumed a session of their control connection.",
 			"client", "version", "resumed"),
 	}
-}
-
-// register registers a collector, or finds the one that an earlier Server registered at the same place: the numbers are
-// the process's, not one Server's.
-func register[C prometheus.Collector](r prometheus.Registerer, c C) C {
-	if r == nil {
-		return c
-	}
-	var earlier prometheus.AlreadyRegisteredError
-	if err := r.Register(c); errors.As(err, &earlier) {
-		if same, ok := earlier.ExistingCollector.(C); ok {
-			return same
-		}
-	}
-	return c
 }

@@ -2,11 +2,11 @@ package sftpd
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"time"
 
+	"github.com/transferd/transferd/server/internal/door"
 	"github.com/transferd/transferd/server/session"
 )
 
@@ -30,36 +30,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, current func() Sett
 	closing := context.AfterFunc(ctx, func() { ln.Close() }) // its error would be the one of Accept
 	defer closing()
 
-	err := l.accept(ctx, ln)
+	err := door.Accept(ctx, ln, l.Log, l.admit)
 	l.stop()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
-}
-
-// accept takes connections until the listener is closed. Running out of file descriptors passes: wait and go on.
-func (l *listener) accept(ctx context.Context, ln net.Listener) error {
-	const shortest, longest = 5 * time.Millisecond, time.Second
-	pause := shortest
-	for {
-		raw, err := ln.Accept()
-		switch {
-		case err == nil:
-			pause = shortest
-			l.admit(ctx, raw)
-			continue
-		case errors.Is(err, net.ErrClosed):
-			return err
-		}
-		l.Log.WarnContext(ctx, "accept", "error", err)
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause):
-			pause = min(2*pause, longest)
-		}
-	}
 }
 
 // admit starts a connection if there is room for it.
