@@ -45,13 +45,18 @@ const (
 //
 // That is fair between sessions, not only between uploads: the uploads of one session share the goroutine that writes
 // them, so a session waits in one place of the queue at a time, however many files it has open. Its other uploads, with
-// what they hold, do not go on meanwhile. If a pool gives nothing back for as long as stall, nobody in it can go on by himself, and the
-// waiters are refused with storage.ErrUnavailable.
+// what they hold, do not go on meanwhile. Whoever waits for longer than patience has the upload asked for its memory whose
+// client has sent nothing for the longest time (CreateOptions.Yield). If a pool gives nothing back for as long as stall all
+// the same, nobody in it can go on by himself, and the waiters are refused with storage.ErrUnavailable.
 type Budget struct {
-	chunks pool
-	parts  pool
-	reads  pool // rings and segments of downloads
-	waited prometheus.Histogram
+	chunks  pool
+	parts   pool
+	reads   pool // rings and segments of downloads
+	waited  prometheus.Histogram
+	yielded prometheus.Counter
+
+	mu    sync.Mutex
+	holds map[*hold]struct{} // the uploads that can be asked; guarded by mu
 }
 
 // NewBudget makes a budget of so many bytes, at least 14 MiB. reg may be nil.
@@ -59,11 +64,15 @@ func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 	if bytes < minBudget {
 		return nil, fmt.Errorf("s3: buffer budget of %d bytes is below the %d that an upload needs", bytes, minBudget)
 	}
-	b := &Budget{waited: prometheus.NewHistogram(prometheus.HistogramOpts{
+	b := &Budget{holds: map[*hold]struct{}{}, yielded: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "transferd_s3_buffer_yields_total", Help: "Uploads that ended because their clients sent nothing while others waited for buffer memory.",
+	}), waited: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "transferd_s3_buffer_wait_seconds", Help: "How long uploads waited for buffer memory, those that had to.",
 		Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 	})}
-	b.chunks.stall, b.parts.stall = stall, stall
+	for _, p := range []*pool{&b.chunks, &b.parts} {
+		p.stall, p.patience, p.relieve = stall, patience, func() { b.relieve(p) }
+	}
 	b.chunks.limit = bytes / 8 / chunk * chunk
 	b.reads.limit = bytes / 8
 	b.parts.limit = bytes - b.chunks.limit - b.reads.limit
@@ -76,7 +85,7 @@ func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 		})
 	}
 	for _, c := range []prometheus.Collector{
-		b.waited,
+		b.waited, b.yielded,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "transferd_s3_read_buffer_used_bytes", Help: "Buffer memory in use by downloads.",
 		}, func() float64 { return float64(b.reads.read(func(p *pool) int64 { return p.used })) }),
@@ -93,12 +102,15 @@ func NewBudget(bytes int64, reg prometheus.Registerer) (*Budget, error) {
 	return b, nil
 }
 
-// sizes is the plan of an upload's parts: first bytes each, doubled every 1000 parts, but no more than last.
+// sizes is the plan of an upload's parts: first bytes each, doubled every so many of them, but no more than last.
 type sizes struct{ first, last int64 }
 
+// doubled is after how many parts those that follow are twice as large. The fewer they are, the larger a file may be, and
+// the sooner a large one takes memory from others: with 500 the parts have 64 MiB from 28 GiB on.
+const doubled = 500
+
 // plan fits the sizes into the budget. One upload alone must be able to fill a part while another one is on its way,
-// so the largest part is half of the memory for parts. That also bounds the largest file: 10,000 parts, 1.1 TiB under a
-// budget of 512 MiB.
+// so the largest part is half of the memory for parts. That also bounds the largest file, of 10,000 parts: sizes.most.
 func (b *Budget) plan(first int64) (sizes, error) {
 	if first == 0 {
 		first = max(minPart, min(firstPart, b.parts.limit/8/chunk*chunk))
@@ -112,12 +124,20 @@ func (b *Budget) plan(first int64) (sizes, error) {
 // of is the size of part n, counted from 1.
 func (s sizes) of(n int32) int {
 	size := s.first
-	for range (n - 1) / 1000 {
+	for range (n - 1) / doubled {
 		if size *= 2; size >= s.last {
 			return int(s.last)
 		}
 	}
 	return int(size)
+}
+
+// most is the largest file that fits into the parts, S3's own limit aside.
+func (s sizes) most() (sum int64) {
+	for n := int32(1); n <= maxParts; n++ {
+		sum += int64(s.of(n))
+	}
+	return sum
 }
 
 // chunk waits for a chunk.
@@ -150,8 +170,10 @@ func (b *Budget) get(ctx context.Context, p *pool, n int) ([]byte, error) {
 
 // pool hands out buffers, at most limit bytes at a time.
 type pool struct {
-	limit int64
-	stall time.Duration
+	limit    int64
+	stall    time.Duration
+	patience time.Duration
+	relieve  func() // has somebody asked for memory who does not use it
 
 	mu    sync.Mutex // guards all below
 	moved time.Time  // when a buffer last came back
@@ -190,12 +212,17 @@ func (p *pool) wait(ctx context.Context, n int) ([]byte, error) {
 	p.mu.Unlock()
 	stalled := time.NewTimer(p.stall)
 	defer stalled.Stop()
+	impatient := time.NewTicker(p.patience)
+	defer impatient.Stop()
 	for begun := time.Now(); ; {
 		select {
 		case buf := <-w.ready:
 			return buf, nil
 		case <-ctx.Done():
 			return p.leave(place, w, context.Cause(ctx))
+		case <-impatient.C:
+			p.relieve()
+			continue
 		case <-stalled.C:
 		}
 		still := time.Since(p.lastMoved(begun))

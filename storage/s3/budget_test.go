@@ -38,20 +38,71 @@ func TestBudgetTooSmall(t *testing.T) {
 	}
 }
 
+// TestPartSizes: the sizes grow, and with the memory for them the largest file (docs/s3.md has the table).
 func TestPartSizes(t *testing.T) {
 	t.Parallel()
 	s := sizes{first: 8 * mib, last: 4 * gib}
-	var total int64
-	for n := int32(1); n <= maxParts; n++ {
-		total += int64(s.of(n))
-	}
-	if total < maxObject {
-		t.Errorf("10,000 parts hold %d bytes, less than S3's largest object", total)
-	}
-	for n, want := range map[int32]int{1: 8 * mib, 1000: 8 * mib, 1001: 16 * mib, 2001: 32 * mib, 9001: 4 * gib, 10000: 4 * gib} {
+	for n, want := range map[int32]int{1: 8 * mib, 500: 8 * mib, 501: 16 * mib, 1001: 32 * mib, 4501: 4 * gib, 10000: 4 * gib} {
 		if got := s.of(n); got != want {
 			t.Errorf("part %d has %d bytes, want %d", n, got, want)
 		}
+	}
+	const tib = 1 << 40
+	for _, tt := range []struct{ budget, last, most int64 }{ // most in hundredths of a TiB
+		{256 * mib, 96 * mib, 78}, {512 * mib, 192 * mib, 149}, {gib, 384 * mib, 280}, {2 * gib, 768 * mib, 524}, {16 * gib, 4 * gib, 2343},
+	} {
+		b, err := NewBudget(tt.budget, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := b.plan(0)
+		if err != nil || plan.last != tt.last || plan.most()*100/tib != tt.most {
+			t.Errorf("%d MiB of buffers: parts up to %d MiB, files up to %d MiB, %v", tt.budget/mib, plan.last/mib, plan.most()/mib, err)
+		}
+		if (plan.most() >= maxObject) != (tt.budget >= 2*gib) {
+			t.Errorf("%d MiB of buffers: files up to %d MiB", tt.budget/mib, plan.most()/mib)
+		}
+	}
+}
+
+// TestLastPart: a file that ends with part 10,000 is kept; one that does not is refused, and leaves nothing.
+func TestLastPart(t *testing.T) {
+	t.Parallel()
+	budget, err := NewBudget(minBudget, nil) // parts of 5 MiB, all of them
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := testBucket(t, testStore(t, sharedGateway(t).URL(), func(c *Config) { c.Budget = budget }), "last-part")
+	for _, more := range []int{0, 1} {
+		created, err := b.Create(t.Context(), "f", storage.CreateOptions{ID: fmt.Sprint("last ", more)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, ok := created.(*upload)
+		if !ok {
+			t.Fatalf("%T", created)
+		}
+		u.part = maxParts - 1 // S3 wants the numbers in order, and no more
+		content := storagetest.Bytes(145, 2*minPart+more)
+		_, err = u.WriteAt(content, 0)
+		if more == 0 {
+			if _, commitErr := u.Commit(t.Context()); err != nil || commitErr != nil {
+				t.Errorf("10,000 parts: %v, %v", err, commitErr)
+			}
+			continue
+		}
+		if !errors.Is(err, storage.ErrTooLarge) {
+			t.Errorf("a byte more than 10,000 parts: %v", err)
+		}
+		if err := u.Abort(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := storagetest.Read(t, b, "f"); !bytes.Equal(got, content[:2*minPart]) {
+			t.Error("the refused file replaced the other one")
+		}
+	}
+	if left := dangling(t, b); left != 0 {
+		t.Errorf("%d uploads left", left)
 	}
 }
 

@@ -155,6 +155,7 @@ func unknown(err error) bool {
 // release gives the buffers back and forgets the upload.
 func (u *upload) release() {
 	u.stop(nil)
+	u.store.cfg.Budget.leave(&u.hold)
 	for _, s := range append(u.next, slot{buf: u.cur}) {
 		if s.buf != nil {
 			u.store.cfg.Budget.put(s.buf)
@@ -201,6 +202,29 @@ func (s *Store) beginMultipart(ctx context.Context, in *s3.CreateMultipartUpload
 	}
 	id := aws.ToString(out.UploadId)
 	s.adopt(id)
+	return id, nil
+}
+
+// beginSummed is beginMultipart, for a file that is to have the checksum of all its bytes, as one of a single request has,
+// rather than one of its parts' checksums: nobody has to know the parts to check it. A store that knows parts' alone is
+// asked once.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+func (s *Store) beginSummed(ctx context.Context, in *s3.CreateMultipartUploadInput) (string, error) {
+	if in.ChecksumAlgorithm == "" || s.partSums.Load() {
+		return s.beginMultipart(ctx, in)
+	}
+	in.ChecksumType = types.ChecksumTypeFullObject
+	id, err := s.beginMultipart(ctx, in)
+	if status := statusOf(err); status != http.StatusBadRequest && status != http.StatusNotImplemented {
+		return id, err
+	}
+	in.ChecksumType = ""
+	id, plainErr := s.beginMultipart(ctx, in)
+	if plainErr != nil {
+		return "", plainErr
+	}
+	s.partSums.Store(true)
+	s.cfg.Logger.InfoContext(ctx, "the store takes no checksums of whole files: large ones have those of their parts", "error", err.Error())
 	return id, nil
 }
 

@@ -52,7 +52,7 @@ type Config struct {
 	// UnsignedPayload leaves the body out of the signature on plain http, which saves half of the CPU of an upload.
 	// Bodies keep their CRC32, but nothing on the way is kept from changing both. Over TLS bodies are never signed.
 	UnsignedPayload bool
-	// PartSize is the size of an upload's first 1000 parts; 0 is 8 MiB, or less under a small budget.
+	// PartSize is the size of an upload's first 500 parts; 0 is 8 MiB, or less under a small budget.
 	PartSize int64
 	// Parallel is how many parts of one upload are on their way at a time; default 4.
 	Parallel int
@@ -98,6 +98,8 @@ type endpoint struct {
 
 	// copySums is what is known of how the store takes copied parts into an upload whose parts have checksums.
 	copySums atomic.Int32
+	// partSums: the store refuses checksums of whole files of parts.
+	partSums atomic.Bool
 
 	alive sync.Mutex
 	live  map[string]struct{} // multipart uploads of this process, by UploadId; guarded by alive

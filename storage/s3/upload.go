@@ -39,6 +39,7 @@ type upload struct {
 	// is still to be committed. stop ends it.
 	sendCtx context.Context
 	stop    context.CancelCauseFunc
+	hold    hold // of its memory
 
 	// The goroutine that calls WriteAt, then Commit or Abort, owns these.
 	cur  []byte
@@ -93,6 +94,8 @@ func (b *Backend) Create(ctx context.Context, name string, opt storage.CreateOpt
 		u.old = old
 	}
 	u.sendCtx, u.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	u.hold.yield = opt.Yield
+	b.store.cfg.Budget.enter(&u.hold)
 	return u, nil
 }
 
@@ -109,9 +112,8 @@ func metadata(id string, more map[string]string) map[string]string {
 	return m
 }
 
-// WriteAt copies p into the buffers. Bytes that nobody waits for any more (behind the prefix, but not sent yet) may be
-// written again.
-func (u *upload) WriteAt(p []byte, off int64) (int, error) {
+// write is WriteAt.
+func (u *upload) write(p []byte, off int64) (int, error) {
 	if err := u.failed(); err != nil {
 		return 0, err
 	}
@@ -335,7 +337,7 @@ func (u *upload) make() error {
 	if u.old != nil {
 		in.ContentType, in.ContentEncoding = u.old.head.ContentType, u.old.head.ContentEncoding
 	}
-	id, err := u.store.beginMultipart(u.sendCtx, in)
+	id, err := u.store.beginSummed(u.sendCtx, in)
 	if err != nil {
 		return err
 	}
