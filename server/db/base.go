@@ -28,6 +28,14 @@ type base interface {
 	ping(ctx context.Context) error
 }
 
+// lateSyncer is a base whose commits need not wait for the disk. They outlive this process all the same.
+type lateSyncer interface {
+	// beginLate is begin of a transaction that the disk need not have when it is committed.
+	beginLate(ctx context.Context) (transaction, error)
+	// sync returns when the disk has all that is committed.
+	sync() error
+}
+
 // transaction is a Tx that can end.
 type transaction interface {
 	Tx

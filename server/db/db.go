@@ -164,7 +164,7 @@ func (d *DB) Ping(ctx context.Context) error {
 	case <-d.Dead():
 		return errDead
 	default:
-		return d.base.ping(ctx)
+		return errors.Join(d.batch.broken(), d.base.ping(ctx))
 	}
 }
 

@@ -26,6 +26,7 @@ const fileName = "transferd.db"
 // sqlite is base on one file, opened by one process.
 type sqlite struct {
 	log    *slog.Logger
+	file   string
 	write  *sql.DB // one connection, shared with River: a second writer would wait up to a second for the lock
 	read   *sql.DB // query_only
 	driver *riverDriver
@@ -45,7 +46,7 @@ func openSQLite(ctx context.Context, dir string, log *slog.Logger, undo *[]func(
 	}
 	const common = "?_pragma=busy_timeout(10000)&_pragma=cache_size(-16384)"
 	uri := "file:" + (&url.URL{Path: file}).EscapedPath() + common
-	s := &sqlite{log: log}
+	s := &sqlite{log: log, file: file}
 	if s.write, err = openPool(ctx, 1, uri+"&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+
 		"&_pragma=foreign_keys(1)&_pragma=wal_autocheckpoint(4096)&_pragma=journal_size_limit(67108864)", undo); err != nil {
 		return nil, err
@@ -109,6 +110,22 @@ func (s *sqlite) begin(ctx context.Context) (transaction, error) {
 		return nil, err
 	}
 	return &sqliteTx{querier: querier{tx}, tx: tx, s: s}, nil
+}
+
+func (s *sqlite) beginLate(ctx context.Context) (transaction, error) {
+	return s.begin(context.WithValue(ctx, lateKey{}, true))
+}
+
+// sync is part of lateSyncer. With synchronous=NORMAL the log of changes is consistent after the machine's death, but may lack
+// the last commits (https://sqlite.org/pragma.html#pragma_synchronous); fsync of any descriptor of it brings them to the disk.
+// To close that one is harmless: it would take the process's locks on the file (https://sqlite.org/howtocorrupt.html, 2.2),
+// but SQLite has its own on the database and on the index of the log.
+func (s *sqlite) sync() error {
+	f, err := os.OpenFile(s.file+"-wal", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func (s *sqlite) reader() Querier { return querier{s.read} }

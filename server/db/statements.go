@@ -38,6 +38,9 @@ func (k *keeping) Connect(ctx context.Context) (driver.Conn, error) {
 	return &keptConn{sqliteConn: whole, kept: map[string]sqliteStmt{}}, nil
 }
 
+// lateKey marks the context of a transaction whose commit does not wait for the disk.
+type lateKey struct{}
+
 // sqliteConn is what database/sql uses of the driver's connections.
 type sqliteConn interface {
 	driver.Conn
@@ -62,10 +65,62 @@ type sqliteStmt interface {
 type keptConn struct {
 	sqliteConn
 	kept map[string]sqliteStmt
+	late bool // commits do not wait for the disk
+	open bool // a transaction is
+}
+
+// BeginTx is part of driver.ConnBeginTx.
+func (c *keptConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if err := c.setLate(ctx, ctx.Value(lateKey{}) != nil); err != nil {
+		return nil, err
+	}
+	tx, err := c.sqliteConn.BeginTx(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	c.open = true
+	return &keptTx{tx, c}, nil
+}
+
+// setLate says whether commits wait for the disk, as they do in the pools' own settings.
+func (c *keptConn) setLate(ctx context.Context, late bool) error {
+	if c.late == late || c.open {
+		return nil
+	}
+	level := "FULL"
+	if late {
+		level = "NORMAL"
+	}
+	_, err := c.sqliteConn.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous = "+level, nil)
+	if err == nil {
+		c.late = late
+	}
+	return err
+}
+
+// keptTx is a transaction that is open until it ends.
+type keptTx struct {
+	driver.Tx
+	c *keptConn
+}
+
+// Commit is part of driver.Tx.
+func (t *keptTx) Commit() error {
+	t.c.open = false
+	return t.Tx.Commit()
+}
+
+// Rollback is part of driver.Tx.
+func (t *keptTx) Rollback() error {
+	t.c.open = false
+	return t.Tx.Rollback()
 }
 
 // ExecContext is part of driver.ExecerContext.
 func (c *keptConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if err := c.setLate(ctx, false); err != nil { // outside a transaction
+		return nil, err
+	}
 	if !repeatable(query) {
 		return c.sqliteConn.ExecContext(ctx, query, args)
 	}
@@ -82,6 +137,9 @@ func (c *keptConn) ExecContext(ctx context.Context, query string, args []driver.
 
 // QueryContext is part of driver.QueryerContext.
 func (c *keptConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := c.setLate(ctx, false); err != nil { // outside a transaction
+		return nil, err
+	}
 	if !repeatable(query) {
 		return c.sqliteConn.QueryContext(ctx, query, args)
 	}

@@ -30,18 +30,36 @@ func (d *DB) requireSame(ctx context.Context, id, doc string) error {
 	return err
 }
 
-// Begin writes an upload's row. It is durable once it returns. A row that stands already with just this upload is no error:
+// waited says whether a server's uploads must be on the disk before anybody is told of them: if they start workflows, or if
+// somebody wants their events. Nothing follows from the others; their rows may be late (docs/decisions/0024).
+func (d *DB) waited(ctx context.Context, tx Tx, id server.ID) (bool, error) {
+	if d.events != nil || d.batch.late == nil {
+		return true, nil
+	}
+	var n int
+	err := tx.QueryRow(ctx, `SELECT 1 FROM attachments WHERE server_id = $1 LIMIT 1`, id).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return true, err
+}
+
+// Begin writes an upload's row. It is durable once it returns, late perhaps (waited). A row that stands already with just this upload is no error:
 // the connection was lost while it was committed, and the caller tries again.
 func (d *DB) Begin(ctx context.Context, u session.Upload) error {
 	doc, err := encode(u)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+	waited := true
+	err = d.batch.runLate(ctx, func(ctx context.Context, tx Tx) (err error) {
+		if waited, err = d.waited(ctx, tx, u.Server); err != nil {
+			return err
+		}
 		return tx.Later(ctx, changed(errBegun), `INSERT INTO uploads (id, node, server_id, began, ended, token, doc, verdict, place)
 			VALUES ($1, $2, $3, $4, 0, $5, $6, '', $7) ON CONFLICT DO NOTHING`,
 			u.ID, u.Node, u.Server, millis(u.Began), u.Token, doc, place(u.Location))
-	})
+	}, func() bool { return !waited })
 	if errors.Is(err, errBegun) {
 		err = d.requireSame(ctx, u.ID, doc)
 	}
@@ -88,7 +106,7 @@ func (d *DB) Committed(ctx context.Context, id string, c session.Commit) error {
 }
 
 // End writes an upload's verdict and, in the same transaction, queues the execution that the server has attached to it.
-// It is durable once it returns; ending an ended upload changes nothing.
+// It is durable once it returns, late perhaps (waited); ending an ended upload changes nothing.
 func (d *DB) End(ctx context.Context, u session.Upload, v session.Verdict) error {
 	return d.end(ctx, u, v, func(context.Context, Tx) error { return nil })
 }
@@ -133,10 +151,17 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, more 
 		return fmt.Errorf("journal: %w", err)
 	}
 	c := &cause{d: d, u: u, v: v}
-	err = d.batch.run(ctx, func(ctx context.Context, tx Tx) error {
+	waited := true
+	err = d.batch.runLate(ctx, func(ctx context.Context, tx Tx) error {
 		x, err := c.execution(ctx, tx)
 		if err != nil {
 			return err
+		}
+		// A row that the disk may have without this verdict would be partial after the machine's death.
+		if waited = x != nil || v.Ended.Sub(u.Began) > lateness; !waited {
+			if waited, err = d.waited(ctx, tx, u.Server); err != nil {
+				return err
+			}
 		}
 		err = tx.Later(ctx, changed(errEnded), `UPDATE uploads SET ended = $1, verdict = $2 WHERE id = $3 AND ended = 0 AND `+d.owned(4),
 			d.mineOf(millis(v.Ended), doc, u.ID)...)
@@ -150,7 +175,7 @@ func (d *DB) end(ctx context.Context, u session.Upload, v session.Verdict, more 
 			return err
 		}
 		return more(ctx, tx)
-	})
+	}, func() bool { return !waited })
 	if errors.Is(err, errEnded) {
 		err = d.requireMine(ctx, d.reader(), u.ID)
 	}
