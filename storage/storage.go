@@ -87,6 +87,10 @@ type CreateOptions struct {
 	// durable; its error fails the upload. It is called at most once, but for an upload with Modify that had to begin anew
 	// there: then the last token counts.
 	Note func(ctx context.Context, token string) error
+	// Yield, if set, may be called from any goroutine while others wait for memory that this upload holds and nobody has
+	// called its WriteAt for as long as idle. true promises that Commit or Abort comes now; a caller whose own WriteAt to
+	// another upload waits says false.
+	Yield func(idle time.Duration) bool
 }
 
 // Upload is a file on its way. One goroutine at a time calls WriteAt; WriteAt does not keep p. Commit or Abort is called
@@ -102,7 +106,8 @@ type Upload interface {
 	// reads as zeros.
 	Commit(ctx context.Context) (Object, error)
 	// Abort drops the upload and everything of it at the far side. Where the file grows at its name, one that was there
-	// before goes too if a byte was written, and stays as it was left by an upload that modifies it.
+	// before goes too if a byte was written; one that the upload was to modify is cut back to what it was if only its end
+	// was written to, else it stays as it was left.
 	Abort(ctx context.Context) error
 }
 
