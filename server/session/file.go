@@ -99,7 +99,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 		f.fail("WRITE", err)
 		return 0, err
 	}
-	n, err := f.up.WriteAt(p, off)
+	n, err := f.s.write(f.up, p, off)
 	if n > 0 {
 		f.received.Add(int64(n))
 		f.size.Store(max(f.size.Load(), off+int64(n))) // written under mu, read without
@@ -121,7 +121,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 // open begins the storage's part.
 func (f *File) open() error {
 	up, err := f.s.fs.Create(f.s.ctx, f.path, storage.CreateOptions{
-		ID: f.row.ID, Metadata: metadata(f.row), Modify: f.row.Modify, Exclusive: f.excl, Note: f.note,
+		ID: f.row.ID, Metadata: metadata(f.row), Modify: f.row.Modify, Exclusive: f.excl, Note: f.note, Yield: f.yield,
 	})
 	if err != nil {
 		return err

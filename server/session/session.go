@@ -19,6 +19,7 @@ import (
 	"path"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,9 @@ type Session struct {
 	cancel   context.CancelFunc
 	bytesIn  prometheus.Counter
 	bytesOut prometheus.Counter
+
+	writing   atomic.Int32 // WriteAts to the storage that are under way
+	unblocked atomic.Int64 // when the last one of them returned that had to wait, in nanoseconds; 0 if none had
 
 	mu        sync.Mutex // guards what follows
 	ending    bool
