@@ -5,7 +5,7 @@ PKGS        := ./...
 # Random kills of the storm; each takes about a second and a half.
 KILLS       ?= 200
 
-.PHONY: build test deps lint vuln race storm load bench bench-ftp bench-s3 matrix
+.PHONY: build test deps lint vuln race storm load bench bench-ftp bench-s3 matrix uml
 
 build: ## the product: one static binary in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/transferd ./cmd/transferd
@@ -40,6 +40,10 @@ matrix: deps ## writes docs/ftps-clients.md anew out of what FTP clients do, Fil
 	@sh deploy/test-deps.sh filezilla
 	go test -count=1 -timeout 20m -run '^TestFTPSClients$$' ./cmd/transferd -update
 	go test -count=1 -timeout 20m -run '^TestFileZilla$$' ./cmd/transferd -filezilla -update
+
+uml: deps ## quotas and NFS, in a kernel of its own that has them; without cgo, with which the daemon cannot drop a capability
+	@sh deploy/test-deps.sh uml
+	CGO_ENABLED=0 go test -count=1 -timeout 15m -run '^TestUserModeLinux$$' -v ./cmd/transferd -uml
 
 bench-ftp: ## 1 GiB uploads over FTP and FTPS beside vsftpd and beside SFTP in the same run; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkFTP$$' -v ./cmd/transferd -bench-ftp

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs the real clients that the tests drive, if they are missing: as root with apt. Otherwise it lists what is
-# missing and exits 1. With the argument filezilla also that one, and a display for it: make matrix alone needs it. One client, basic-ftp, comes from npm into a cache folder outside the repository.
+# missing and exits 1. With the argument filezilla also that one, and a display for it: make matrix alone needs it. With uml
+# what make uml alone needs: a kernel to boot, and what makes file systems with quotas and exports them there. One client, basic-ftp, comes from npm into a cache folder outside the repository.
 set -eu
 missing=""
 need() { # command, Debian package
-	PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null 2>&1 || case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
+	PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
 }
 need_python() { # module, Debian package; any of the Pythons that the tests try will do
 	for python in /usr/bin/python3 python3; do
@@ -41,10 +42,21 @@ need vsftpd vsftpd
 need ip iproute2
 need nft nftables
 need haproxy haproxy
+need strace strace
 if [ "${1:-}" = filezilla ]; then
 	need filezilla filezilla
 	need Xvfb xvfb
 	need xdotool xdotool
+fi
+if [ "${1:-}" = uml ]; then
+	need linux.uml user-mode-linux
+	need mkfs.ext4 e2fsprogs
+	need setquota quota
+	need rpc.nfsd nfs-kernel-server
+	need mount.nfs nfs-common
+	need rpcbind rpcbind
+	need modprobe kmod
+	need poweroff systemd-sysv
 fi
 # Some packages of node bring npm and exclude Debian's, so it is asked for only where node is without it.
 node_client() {

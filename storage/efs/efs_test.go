@@ -468,6 +468,9 @@ func child(task string) int {
 }
 
 func runChild(ctx context.Context, task string) error {
+	if call, found := strings.CutPrefix(task, "refused "); found {
+		return refused(ctx, call)
+	}
 	if task == "ambient" {
 		return ambient(ctx)
 	}

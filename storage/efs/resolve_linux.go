@@ -1,6 +1,7 @@
 package efs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -96,8 +97,9 @@ func (e entry) stat() (unix.Stat_t, error) {
 	return st, err
 }
 
-// move renames without replacing anything. Where the file system cannot do that in one step, a file is linked and then
-// unlinked, which refuses a name that stands as well; a directory is looked for first.
+// move renames without replacing anything. Where the file system cannot do that in one step (NFS in all versions), a file is
+// linked and then unlinked, which refuses a name that stands as well. For what cannot be linked, such as directories, the name
+// is looked at first.
 func move(from, to entry) error {
 	err := unix.Renameat2(from.dir, from.base, to.dir, to.base, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {
@@ -108,10 +110,17 @@ func move(from, to entry) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		if err := unix.Linkat(from.dir, from.base, to.dir, to.base, 0); err != nil {
+		err := unix.Linkat(from.dir, from.base, to.dir, to.base, 0)
+		if err == nil {
+			if err = unix.Unlinkat(from.dir, from.base, 0); err != nil { // it may be linked and not taken away
+				err = errors.Join(err, unix.Unlinkat(to.dir, to.base, 0))
+			}
 			return err
 		}
-		return unix.Unlinkat(from.dir, from.base, 0)
+		// Somebody else's file, which may be renamed and not linked (proc(5), protected_hardlinks); or there are no links.
+		if err != unix.EPERM && err != unix.EMLINK && err != unix.ENOTSUP {
+			return err
+		}
 	}
 	if _, err := to.stat(); err != unix.ENOENT {
 		if err == nil {

@@ -32,6 +32,9 @@ type upload struct {
 	wrote    bool
 	mark     string // what the file says of whose bytes it has; "" if it cannot
 	dev, ino uint64 // in place: which file it is
+
+	began     int64 // in place: how long the file was when it was opened
+	low, high int64 // in place: from where to where it was written to, if it was
 }
 
 // Create implements storage.Backend. In place, an empty file shows at once, as on any file system; a file that stands
@@ -105,7 +108,7 @@ func (u *upload) remember() error {
 	if err != nil {
 		return errors.Join(err, u.file.Close())
 	}
-	u.dev, u.ino = st.Dev, st.Ino
+	u.dev, u.ino, u.began = st.Dev, st.Ino, st.Size
 	return nil
 }
 
@@ -203,11 +206,13 @@ func (u *upload) WriteAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, fail("write", u.name, fs.ErrInvalid)
 	}
+	u.high = max(u.high, off+int64(len(p)))
 	if u.wrote {
+		u.low = min(u.low, off)
 		n, err = u.file.WriteAt(p, off)
 		return n, fail("write", u.name, err)
 	}
-	u.wrote = true
+	u.wrote, u.low = true, off
 	err = u.s.as.do(func() (err error) {
 		if err := u.replace(); err != nil {
 			return err
@@ -303,12 +308,20 @@ func (u *upload) settle() (storage.Object, error) {
 }
 
 // syncEntry makes the file's entry in its directory durable. It is the daemon that opens the directory: a user may be
-// allowed to write into it and not to read it. If the daemon may not either, everything that the file system holds back
-// is written.
+// allowed to write into it and not to read it. If the daemon may not (an NFS server makes nobody of root), the user is asked; if
+// neither may, everything that the file system holds back is written.
 func (u *upload) syncEntry() error {
-	fd, err := unix.Openat(u.at.dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd := -1
+	open := func() (err error) {
+		fd, err = unix.Openat(u.at.dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	}
+	err := open()
 	if err == unix.EACCES {
-		return unix.Syncfs(int(u.file.Fd()))
+		err = u.s.as.do(open)
+	}
+	if err == unix.EACCES {
+		return u.syncAll()
 	}
 	if err != nil {
 		return err
@@ -316,9 +329,18 @@ func (u *upload) syncEntry() error {
 	return errors.Join(unix.Fsync(fd), unix.Close(fd))
 }
 
+// syncAll writes what the whole file system holds back. syncfs(2) also fails with what became of other people's files, such as
+// one beyond its quota, and tells that once: what is still an error then is one of the file system.
+func (u *upload) syncAll() error {
+	if unix.Syncfs(int(u.file.Fd())) == nil {
+		return nil
+	}
+	return unix.Syncfs(int(u.file.Fd()))
+}
+
 // Abort implements storage.Upload. A file that this upload made goes. In place, one that stood there before it goes too
-// once a byte was written, because its old bytes are gone and the new ones are half of something; with Modify it stays
-// as it is, because nobody can say which of its bytes are the upload's.
+// once a byte was written, because its old bytes are gone and the new ones are half of something; with Modify it is cut back
+// to what it was, or stays as it is if bytes that stood were written over.
 func (u *upload) Abort(context.Context) error {
 	defer u.at.close()
 	return fail("abort", u.name, errors.Join(u.file.Close(), u.drop()))
@@ -330,8 +352,11 @@ func (u *upload) drop() error {
 		if u.temp != "" {
 			return gone(unix.Unlinkat(u.at.dir, u.temp, 0))
 		}
-		if !u.made && (!u.replaces || !u.wrote) {
+		if !u.made && !u.wrote {
 			return nil
+		}
+		if !u.made && !u.replaces {
+			return u.cutBack()
 		}
 		st, err := u.at.stat()
 		if err != nil || st.Dev != u.dev || st.Ino != u.ino { // gone, or replaced by somebody
@@ -343,6 +368,23 @@ func (u *upload) drop() error {
 		}
 		return gone(err)
 	})
+}
+
+// cutBack takes away what this upload has added to a file, unless somebody else has added more. What was acknowledged may be
+// missing inside of that: NFS writes late and in any order, so a client that resumed from the length of the file would leave
+// a hole in it.
+func (u *upload) cutBack() error {
+	if u.low < u.began {
+		return nil
+	}
+	file, st, err := u.s.openFile(u.name, unix.O_WRONLY, 0)
+	if err != nil {
+		return gone(err)
+	}
+	if st.Dev == u.dev && st.Ino == u.ino && st.Size > u.low && st.Size <= u.high {
+		err = file.Truncate(u.low)
+	}
+	return errors.Join(err, file.Close())
 }
 
 // gone takes what is missing already for removed.
