@@ -100,6 +100,9 @@ func (b *Backend) renameDir(ctx context.Context, oldName, newName string) error 
 		if err := b.vacant(ctx, oldName, newName); err != nil {
 			return err
 		}
+		if err := b.namesFit(ctx, oldName, newName); err != nil {
+			return err
+		}
 		if err := b.putMarker(ctx, newName, map[string]string{renameKey: renameMark(oldName)}); err != nil {
 			return err
 		}
@@ -113,6 +116,34 @@ func (b *Backend) renameDir(ctx context.Context, oldName, newName string) error 
 		return err
 	}
 	return b.renamed(ctx, oldName, newName)
+}
+
+// maxKey is the longest name of an object, in bytes.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+const maxKey = 1024
+
+// namesFit refuses a directory's new name that makes the name of something below it too long, before half of it has moved.
+func (b *Backend) namesFit(ctx context.Context, oldName, newName string) error {
+	more := len(newName) - len(oldName)
+	if more <= 0 {
+		return nil
+	}
+	in := &s3.ListObjectsV2Input{Prefix: aws.String(oldName + "/")}
+	for {
+		page, err := b.list(ctx, in)
+		if err != nil {
+			return err
+		}
+		for _, o := range page.Contents {
+			if key := aws.ToString(o.Key); len(key)+more > maxKey {
+				return fmt.Errorf("s3: rename %q: %q would get a name of %d bytes: %w", oldName, key, len(key)+more, fs.ErrInvalid)
+			}
+		}
+		if !aws.ToBool(page.IsTruncated) || page.NextContinuationToken == nil {
+			return nil
+		}
+		in.ContinuationToken = page.NextContinuationToken
+	}
 }
 
 // renamed closes the log. versitygw v1.8.0 keeps metadata that a later PutObject of a marker leaves out.

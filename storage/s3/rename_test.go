@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -283,5 +284,32 @@ func TestExclusiveWithoutConditionalWrites(t *testing.T) {
 	}
 	if _, err := ups[1].Commit(ctx); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("the second: %v", err)
+	}
+}
+
+// TestRenameWithTooLongNames: a directory is moved as a whole or not at all.
+func TestRenameWithTooLongNames(t *testing.T) {
+	t.Parallel()
+	b, ctx := testBucket(t, testStore(t, sharedGateway(t).URL(), nil), "too-long"), t.Context()
+	deep := strings.Repeat("deep/", 190) + strings.Repeat("n", 50) // 1,000 bytes
+	storagetest.Write(t, b, "old/a", []byte("a"))
+	storagetest.Write(t, b, "old/"+deep, []byte("deep"))
+	if err := b.Rename(ctx, "old", strings.Repeat("l", 24)); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("a name of 1,025 bytes: %v", err)
+	}
+	if _, err := b.Stat(ctx, strings.Repeat("l", 24)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the refused rename left something: %v", err)
+	}
+	for _, name := range []string{"a", deep} {
+		if _, err := b.Stat(ctx, "old/"+name); err != nil {
+			t.Errorf("after the refused rename: %v", err)
+		}
+	}
+	to := strings.Repeat("f", 23)
+	if err := b.Rename(ctx, "old", to); err != nil {
+		t.Fatal(err)
+	}
+	if got := storagetest.Read(t, b, to+"/"+deep); string(got) != "deep" {
+		t.Errorf("moved to a name of 1,024 bytes: %q", got)
 	}
 }
