@@ -51,5 +51,5 @@ bench-ftp: ## 1 GiB uploads over FTP and FTPS beside vsftpd and beside SFTP in t
 bench-s3: ## uploads to S3 beside SFTPGo (SFTPGO=program, else installed), or rclone, on the same store; prints ratios
 	go test -count=1 -timeout 30m -run '^TestBenchmarkS3$$' -v ./cmd/transferd -bench-s3 -sftpgo "$(SFTPGO)"
 
-load: ## a thousand uploads of 32 MiB to S3 at a time (needs 35 GiB of disk), a directory of 100,000 objects, and a copy of 5 GiB
+load: ## a thousand uploads of 32 MiB to S3 at a time (needs 35 GiB of disk), directories of up to 200,000 objects, and a copy of 5 GiB
 	go test -count=1 -timeout 60m -run '^Test(ParallelUploads|LargeDirectory|LargeCopy)$$' -v ./cmd/transferd -load
