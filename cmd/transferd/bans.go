@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -60,23 +58,9 @@ func runUnban(ctx context.Context, p process, args []string) error {
 	if _, err := banAddress(words[0]); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, localTimeout)
-	defer cancel()
 	where := strings.TrimSuffix(*at, "/") + "/debug/bans?" + url.Values{"address": {words[0]}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, where, nil)
-	if err != nil {
+	if _, err := order(ctx, http.MethodDelete, where); err != nil {
 		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
-	if err := errors.Join(err, res.Body.Close()); err != nil {
-		return err
-	}
-	if res.StatusCode != http.StatusNoContent {
-		return errors.New(strings.TrimSpace(string(body)))
 	}
 	fmt.Fprintf(p.stdout, "the ban of %s is lifted\n", words[0])
 	return nil

@@ -196,7 +196,7 @@ func runReplay(ctx context.Context, p process, args []string) error {
 		fmt.Fprintln(p.stderr, "give -sink NAME and either -dead or -since with a time such as 2026-01-31T12:00:00Z, or how long ago, such as 2h")
 		return errUsage
 	}
-	answer, err := put(ctx, strings.TrimSuffix(*at, "/")+"/debug/events/replay?"+ask.Encode())
+	answer, err := order(ctx, http.MethodPut, strings.TrimSuffix(*at, "/")+"/debug/events/replay?"+ask.Encode())
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func runForget(ctx context.Context, p process, args []string) error {
 		fmt.Fprintln(p.stderr, "give -sink NAME")
 		return errUsage
 	}
-	answer, err := put(ctx, strings.TrimSuffix(*at, "/")+"/debug/events/forget?"+url.Values{"sink": {*sink}, "event": {*event}}.Encode())
+	answer, err := order(ctx, http.MethodPut, strings.TrimSuffix(*at, "/")+"/debug/events/forget?"+url.Values{"sink": {*sink}, "event": {*event}}.Encode())
 	if err != nil {
 		return err
 	}
@@ -230,30 +230,6 @@ func moment(s string, now time.Time) (time.Time, error) {
 		return now.Add(-ago), nil
 	}
 	return time.Parse(time.RFC3339, s)
-}
-
-// put asks a running daemon to do something and returns its answer. It is a PUT because no page of a browser may send one
-// to somebody else's address unasked (Fetch standard, CORS-preflight request).
-func put(ctx context.Context, where string) (answer string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, localTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, where, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
-	if err := errors.Join(err, res.Body.Close()); err != nil {
-		return "", err
-	}
-	answer = strings.TrimSpace(string(body))
-	if res.StatusCode != http.StatusOK {
-		return "", errors.New(answer)
-	}
-	return answer, nil
 }
 
 // maxEventsShown bounds one answer of /debug/events.

@@ -122,7 +122,7 @@ func runRetry(ctx context.Context, p process, args []string) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := put(ctx, strings.TrimSuffix(*at, "/")+"/debug/retry?"+url.Values{"id": {words[0]}}.Encode())
+	fresh, err := order(ctx, http.MethodPut, strings.TrimSuffix(*at, "/")+"/debug/retry?"+url.Values{"id": {words[0]}}.Encode())
 	if err != nil {
 		return err
 	}

@@ -145,24 +145,12 @@ func (q *explainQuestion) prove(password, key string) error {
 func askExplain(ctx context.Context, url string, q explainQuestion) (answer explainAnswer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, localTimeout)
 	defer cancel()
-	body, err := json.Marshal(q)
+	question, err := json.Marshal(q)
 	if err != nil {
 		return answer, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(body))
-	if err != nil {
-		return answer, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return answer, err
-	}
-	defer func() { err = errors.Join(err, res.Body.Close()) }()
-	if res.StatusCode != http.StatusOK {
-		text, err := io.ReadAll(io.LimitReader(res.Body, 4096))
-		return answer, errors.Join(errors.New(strings.TrimSpace(string(text))), err)
-	}
-	return answer, json.NewDecoder(res.Body).Decode(&answer)
+	err = askLocal(ctx, http.MethodPut, url, bytes.NewReader(question), func(r io.Reader) error { return json.NewDecoder(r).Decode(&answer) })
+	return answer, err
 }
 
 func (a explainAnswer) print(w io.Writer) error {

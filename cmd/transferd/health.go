@@ -55,20 +55,12 @@ func runHealthcheck(ctx context.Context, p process, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(*url, "/")+"/readyz", nil)
+	err := askLocal(ctx, http.MethodGet, strings.TrimSuffix(*url, "/")+"/readyz", nil, func(io.Reader) error { return nil })
+	if _, no := errors.AsType[refusal](err); no {
+		return fmt.Errorf("not ready: %w", err)
+	}
 	if err != nil {
 		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
-	if err := errors.Join(err, res.Body.Close()); err != nil {
-		return err
-	}
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
 	}
 	fmt.Fprintln(p.stdout, "ready")
 	return nil

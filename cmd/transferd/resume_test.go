@@ -8,9 +8,6 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/transfer"
 )
 
 // resumptions is how often an upload is cut before it comes to its end.
@@ -126,16 +123,7 @@ func breakingProxy(t *testing.T, to string, after int64) (addr string, cut <-cha
 func TestResumedFTP(t *testing.T) {
 	t.Parallel()
 	p := startDaemon(t, startOptions{})
-	whole, partial := p.attachWorkflows()
-	s, err := p.api().DescribeServer(t.Context(), &transfer.DescribeServerInput{ServerId: aws.String(p.env["SERVER_ID"])})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.api().UpdateServer(t.Context(), &transfer.UpdateServerInput{
-		ServerId: aws.String(p.env["FTP_SERVER_ID"]), WorkflowDetails: s.Server.WorkflowDetails,
-	}); err != nil {
-		t.Fatal(err)
-	}
+	whole, partial := p.attachWorkflowsToFTP()
 	_, content := file(t, 12<<20)
 	curl := func() *exec.Cmd {
 		return exec.CommandContext(t.Context(), "curl", "-sS", "--append", "-T", "-", "-u", p.env["FTP_USER"]+":"+p.env["FTP_PASSWORD"],

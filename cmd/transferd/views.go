@@ -8,8 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -354,32 +352,4 @@ func runLocal[T any](ctx context.Context, p process, name, about string, args []
 		}
 		return picture(answer), nil
 	})
-}
-
-// metricsFlag is where the metrics address is.
-func metricsFlag(fs *flag.FlagSet) *string {
-	usual := cmp.Or(strings.TrimSuffix(os.Getenv("METRICS_URL"), "/metrics"), "http://127.0.0.1:9470")
-	return fs.String("url", usual, "the metrics address, as a `URL`")
-}
-
-// localTimeout bounds a question to the metrics address.
-const localTimeout = 10 * time.Second
-
-func getJSON(ctx context.Context, url string, into any) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, localTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, res.Body.Close()) }()
-	if res.StatusCode != http.StatusOK {
-		body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
-		return errors.Join(fmt.Errorf("%s: %s: %s", url, res.Status, strings.TrimSpace(string(body))), err)
-	}
-	return json.NewDecoder(res.Body).Decode(into)
 }
