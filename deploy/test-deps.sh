@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the real clients that the tests drive, if they are missing: as root with apt. Otherwise it lists what is
 # missing and exits 1. With the argument filezilla also that one, and a display for it: make matrix alone needs it. With uml
-# what make uml alone needs: a kernel to boot, and what makes file systems with quotas and exports them there. One client, basic-ftp, comes from npm into a cache folder outside the repository.
+# what make uml alone needs: a kernel to boot, and what makes file systems with quotas and exports them there. One client,
+# basic-ftp, comes from npm into a cache folder outside the repository.
 set -eu
 missing=""
 need() { # command, Debian package

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -19,9 +21,11 @@ func (f devFlags) fileSystems() map[string]efs.Config {
 }
 
 // ensureFileSystem makes DATA/efs, open to every uid as /tmp is: a PosixProfile of any user can be tried at once. DATA
-// itself is the daemon's alone.
+// itself is the daemon's alone. One that stands stays as it is: something may be mounted there.
 func (f devFlags) ensureFileSystem() error {
-	if err := os.MkdirAll(f.efsDir(), 0o755); err != nil {
+	if err := os.Mkdir(f.efsDir(), 0o755); errors.Is(err, fs.ErrExist) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	return os.Chmod(f.efsDir(), 0o777|os.ModeSticky)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/transfer"
 	"github.com/aws/aws-sdk-go-v2/service/transfer/types"
 
+	"github.com/transferd/transferd/server/fleet"
 	"github.com/transferd/transferd/storage"
 	"github.com/transferd/transferd/storage/efs"
 )
@@ -24,20 +24,35 @@ import (
 // efsServer makes a server with the domain EFS and two users of it, anna and ben, with a home each, and points p at it.
 func (p *proc) efsServer() {
 	p.t.Helper()
+	efsHomes(p.t, p.env["EFS_DIR"])
+	p.efsUsers()
+}
+
+// efsAccounts are the users of efsServer and their uids.
+func efsAccounts() map[string]int { return map[string]int{"anna": 2001, "ben": 2002} }
+
+func efsHomes(t *testing.T, dir string) {
+	t.Helper()
+	for name, uid := range efsAccounts() {
+		home := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(home, 0o750), os.Chown(home, uid, 3000), os.Chmod(home, 0o750)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// efsUsers is efsServer where the homes stand.
+func (p *proc) efsUsers() {
+	p.t.Helper()
 	out, err := p.api().CreateServer(p.t.Context(), &transfer.CreateServerInput{Domain: types.DomainEfs})
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	id := aws.ToString(out.ServerId)
 	public, err := os.ReadFile(p.env["SFTP_KEY"] + ".pub")
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for name, uid := range map[string]int{"anna": 2001, "ben": 2002} {
-		home := filepath.Join(p.env["EFS_DIR"], name)
-		if err := errors.Join(os.Mkdir(home, 0o750), os.Chown(home, uid, 3000), os.Chmod(home, 0o750)); err != nil {
-			p.t.Fatal(err)
-		}
+	for name, uid := range efsAccounts() {
 		if _, err := p.api().CreateUser(p.t.Context(), &transfer.CreateUserInput{
 			ServerId: out.ServerId, UserName: aws.String(name), Role: aws.String(devRole), SshPublicKeyBody: aws.String(string(public)),
 			HomeDirectory: aws.String("/" + p.env["EFS_FILE_SYSTEM_ID"] + "/" + name),
@@ -46,10 +61,7 @@ func (p *proc) efsServer() {
 			p.t.Fatal(err)
 		}
 	}
-	p.await("a server with the domain EFS", func() bool { return p.server(id)["State"] == "ONLINE" })
-	if p.env["SFTP_HOST"], p.env["SFTP_PORT"], err = net.SplitHostPort(p.tag(id, "aws:transferd:sftp-address")); err != nil {
-		p.t.Fatal(err)
-	}
+	p.env["SFTP_HOST"], p.env["SFTP_PORT"] = splitPort(p.awaitAddress(aws.ToString(out.ServerId), fleet.TagSFTPAddress))
 	p.env["SFTP_USER"] = "anna"
 }
 
@@ -62,7 +74,13 @@ func TestFileSystem(t *testing.T) {
 	}
 	p := startDaemon(t, startOptions{})
 	p.efsServer()
-	dir := filepath.Join(p.env["EFS_DIR"], "anna")
+	p.twoAccounts(t, filepath.Join(p.env["EFS_DIR"], "anna"))
+}
+
+// twoAccounts is what anna and ben, who have a group in common, can do over SFTP, and what is left of uploads that are cut. dir
+// is anna's home where its disk is.
+func (p *proc) twoAccounts(t *testing.T, dir string) {
+	t.Helper()
 	if err := errors.Join(os.Symlink("/etc/passwd", filepath.Join(dir, "outside")), os.Symlink("../../../../../../etc/passwd", filepath.Join(dir, "outside2"))); err != nil {
 		t.Fatal(err)
 	}

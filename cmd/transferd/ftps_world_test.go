@@ -62,17 +62,23 @@ func (p *proc) ftpServerOf(domain types.Domain, details *types.ProtocolDetails, 
 		p.t.Fatal(err)
 	}
 	id = aws.ToString(out.ServerId)
+	return id, p.awaitAddress(id, fleet.TagFTPAddress)
+}
+
+// awaitAddress waits until a server says where it listens.
+func (p *proc) awaitAddress(id, key string) (address string) {
+	p.t.Helper()
 	p.await(id+" listens", func() bool {
-		s, err := p.api().DescribeServer(p.t.Context(), &transfer.DescribeServerInput{ServerId: out.ServerId})
+		s, err := p.api().DescribeServer(p.t.Context(), &transfer.DescribeServerInput{ServerId: &id})
 		if err != nil {
 			p.t.Fatal(err)
 		}
 		for _, tag := range s.Server.Tags {
-			if aws.ToString(tag.Key) == fleet.TagFTPAddress {
+			if aws.ToString(tag.Key) == key {
 				address = aws.ToString(tag.Value)
 			}
 		}
-		return address != ""
+		return address != "" && s.Server.State == types.StateOnline
 	})
-	return id, address
+	return address
 }

@@ -293,7 +293,7 @@ func (u *upload) settle() (storage.Object, error) {
 			return storage.Object{}, err
 		}
 	}
-	st, err := stat(u.file)
+	st, err := u.fresh()
 	if err == nil && st.Nlink == 0 {
 		err = fmt.Errorf("removed by somebody while it was written: %w", fs.ErrNotExist)
 	}
@@ -305,6 +305,16 @@ func (u *upload) settle() (storage.Object, error) {
 		obj.ETag = marked(u.mark, &st)
 	}
 	return obj, nil
+}
+
+// fresh describes the file as it is now: of NFS the kernel would answer out of what it remembers, and not know that another
+// machine has removed the file.
+func (u *upload) fresh() (unix.Stat_t, error) {
+	var stx unix.Statx_t
+	if err := unix.Statx(int(u.file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_NLINK, &stx); err != nil {
+		return unix.Stat_t{}, err
+	}
+	return stat(u.file)
 }
 
 // syncEntry makes the file's entry in its directory durable. It is the daemon that opens the directory: a user may be
