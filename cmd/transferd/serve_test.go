@@ -16,6 +16,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/transfer"
 
 	"github.com/transferd/transferd/cmd/transferd/internal/certificates"
 	"github.com/transferd/transferd/server"
@@ -117,9 +118,22 @@ func TestServe(t *testing.T) {
 	p.stop()
 }
 
+// server describes a server as the AWS CLI would, which takes a second of CPU to start; tests ask this all the time.
 func (p *proc) server(id string) map[string]any {
 	p.t.Helper()
-	return p.aws("describe-server", "--server-id", id)["Server"].(map[string]any)
+	out, err := p.api().DescribeServer(p.t.Context(), &transfer.DescribeServerInput{ServerId: aws.String(id)})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Server)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var described map[string]any
+	if err := json.Unmarshal(text, &described); err != nil {
+		p.t.Fatal(err)
+	}
+	return described
 }
 
 func (p *proc) tag(id, key string) string {
@@ -136,8 +150,14 @@ func (p *proc) tag(id, key string) string {
 func (p *proc) addUser(id, name, home string) string {
 	p.t.Helper()
 	key := newSSHKey(p.t)
-	p.aws("create-user", "--server-id", id, "--user-name", name, "--role", devRole, "--home-directory", home)
-	p.aws("import-ssh-public-key", "--server-id", id, "--user-name", name, "--ssh-public-key-body", "file://"+key+".pub")
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.api().CreateUser(p.t.Context(), &transfer.CreateUserInput{ServerId: aws.String(id), UserName: aws.String(name),
+		Role: aws.String(devRole), HomeDirectory: aws.String(home), SshPublicKeyBody: aws.String(string(public))}); err != nil {
+		p.t.Fatal(err)
+	}
 	p.env["SFTP_KEY"] = key
 	return key
 }
