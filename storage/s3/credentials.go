@@ -240,7 +240,7 @@ func (b *borrower) HandleFailToRefresh(ctx context.Context, old aws.Credentials,
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.endpoint.cfg.Now()
-	if !now.Before(b.until) {
+	if !now.Before(b.until) || !old.HasKeys() { // without keys they were given up (Store.renew)
 		return aws.Credentials{}, err
 	}
 	b.endpoint.metrics.borrowed.WithLabelValues("kept").Inc()
@@ -248,4 +248,21 @@ func (b *borrower) HandleFailToRefresh(ctx context.Context, old aws.Credentials,
 		"role", b.endpoint.cfg.Role.ARN, "until", b.until, "error", err.Error())
 	old.Expires = now.Add(min(askAgain, b.until.Sub(now)))
 	return old, nil
+}
+
+// renew is about credentials that were borrowed or found, and that the store says are over before the time that was told: our
+// clock is behind the store's, say. They are asked for anew, once for all requests that find out at a time, and the request
+// is worth another try.
+func (s *Store) renew(err error) bool {
+	cache, borrowed := s.credentials.(*aws.CredentialsCache)
+	if !borrowed || errorCode(err) != "ExpiredToken" {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.cfg.Now(); now.Sub(s.renewed) >= askAgain {
+		s.renewed = now
+		cache.Invalidate()
+	}
+	return true
 }

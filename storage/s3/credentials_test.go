@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/transferd/transferd/storage"
@@ -235,12 +236,65 @@ func TestRoleRefresh(t *testing.T) {
 	if err != nil || kept.AccessKeyID != roleUser || !kept.Expires.After(time.Now()) || kept.Expires.After(time.Now().Add(askAgain)) {
 		t.Errorf("while nothing is lent: %v until %v, %v", kept.AccessKeyID, kept.Expires, err)
 	}
+	if c, err := borrowed.HandleFailToRefresh(t.Context(), aws.Credentials{}, errors.New("away")); err == nil {
+		t.Errorf("credentials that were given up go on as %+v", c)
+	}
 	borrowed.until = time.Now()
 	if _, err := borrowed.HandleFailToRefresh(t.Context(), first, errors.New("away")); err == nil {
 		t.Error("credentials go on after their end")
 	}
 	if c, err := cache.Retrieve(t.Context()); err != nil || time.Until(c.Expires) > time.Hour-refreshAhead {
 		t.Errorf("an hour's credentials end for us at %v, %v", c.Expires, err)
+	}
+}
+
+// TestCredentialsOverEarly: in the midst of an upload the store takes credentials no more that should last for another
+// hour. They are borrowed anew, once for all parts on their way, and the upload goes on.
+func TestCredentialsOverEarly(t *testing.T) {
+	t.Parallel()
+	gw := gatewaytest.StartUsers(t, map[string]string{roleUser: roleSecret})
+	var over atomic.Bool
+	var refused atomic.Int64
+	sts := newSTS(t, roleUser, roleSecret, time.Hour)
+	sts.lends = func(*http.Request) (string, string, time.Duration) {
+		over.Store(false)
+		return roleUser, roleSecret, time.Hour
+	}
+	own := testStore(t, gw.URL(), func(c *Config) {
+		c.Wrap = func(next http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				if !over.Load() || !r.URL.Query().Has("partNumber") {
+					return next.RoundTrip(r)
+				}
+				refused.Add(1)
+				return &http.Response{StatusCode: http.StatusBadRequest, Header: http.Header{}, Request: r, Body: io.NopCloser(strings.NewReader(
+					`<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>`))}, nil
+			})
+		}
+	})
+	roles := testRoles(t, own, map[string]Config{
+		"arn:r": {Endpoint: gw.URL(), PathStyle: true, Role: &Role{ARN: "arn:r", Endpoint: sts.URL}},
+	})
+	testBucket(t, roles.roles["arn:r"], "early")
+	stores, err := roles.As(t.Context(), storage.Identity{Role: "arn:r", Session: "u"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := stores.Backend(t.Context(), "S3", "early")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(sts.calls())
+	over.Store(true)
+	content := storagetest.Bytes(3, 20*mib)
+	if err := put(t, b, "f", content); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(storagetest.Read(t, b, "f"), content) {
+		t.Error("the file is another one")
+	}
+	if n := len(sts.calls()) - before; n != 1 || refused.Load() == 0 {
+		t.Errorf("borrowed %d times anew, after %d refusals", n, refused.Load())
 	}
 }
 

@@ -32,11 +32,16 @@ func request[O any](ctx context.Context, s *Store, c call, do func(context.Conte
 		budget = s.cfg.RetryBudget
 	}
 	var failing time.Time
+	renewed := false
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		out, err := attempt(ctx, s.cfg.AttemptTimeout+time.Duration(c.bytes/slowest)*time.Second, do)
 		s.metrics.requests.WithLabelValues(c.op, result(err)).Inc()
 		if err == nil {
 			return out, nil
+		}
+		if !renewed && ctx.Err() == nil && s.renew(err) {
+			renewed = true
+			continue
 		}
 		now := time.Now()
 		if failing.IsZero() {

@@ -82,8 +82,9 @@ type Store struct {
 	credentials aws.CredentialsProvider
 	copyLimit   int64 // the largest file that one CopyObject takes
 
-	mu    sync.Mutex
-	known map[string]time.Time // buckets that these credentials see, and until when; guarded by mu
+	mu      sync.Mutex
+	known   map[string]time.Time // buckets that these credentials see, and until when; guarded by mu
+	renewed time.Time            // when the store last said that borrowed credentials are over; guarded by mu
 }
 
 // endpoint is what the stores of all sessions of a role have in common.
