@@ -185,7 +185,7 @@ type Live interface {
 
 // Replacer is the ability to rename over a file that stands.
 type Replacer interface {
-	// Replace is Rename, but a file at newName is replaced. At every moment one of both stands there.
+	// Replace is Rename, but a file at newName is replaced by a file. At every moment one of both stands there.
 	Replace(ctx context.Context, oldName, newName string) error
 }
 

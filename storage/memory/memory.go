@@ -353,10 +353,7 @@ func (s *Store) Replace(ctx context.Context, oldName, newName string) error {
 	return s.do(ctx, Rename, oldName, func() error {
 		f, ok := s.files[oldName]
 		if !ok {
-			if fi, err := s.stat(oldName); err == nil && fi.IsDir() {
-				return storage.ErrIsDirectory
-			}
-			return fs.ErrNotExist
+			return s.replaceByDir(oldName, newName)
 		}
 		if fi, err := s.stat(newName); err == nil && fi.IsDir() {
 			return fmt.Errorf("%q: %w", newName, fs.ErrExist)
@@ -365,6 +362,17 @@ func (s *Store) Replace(ctx context.Context, oldName, newName string) error {
 		s.files[newName] = f
 		return nil
 	})
+}
+
+// replaceByDir is Replace for a directory, which takes the place of nothing; mu is held.
+func (s *Store) replaceByDir(oldName, newName string) error {
+	if _, err := s.stat(oldName); err != nil || oldName == newName {
+		return err
+	}
+	if _, err := s.stat(newName); err == nil {
+		return fmt.Errorf("%q: %w", newName, fs.ErrExist)
+	}
+	return s.renameDir(oldName, newName)
 }
 
 // Remove implements storage.Backend.

@@ -12,8 +12,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-
-	"github.com/transferd/transferd/storage"
 )
 
 // renameKey is the metadata of a directory's marker that says from where the directory is just being renamed.
@@ -39,13 +37,16 @@ func (b *Backend) Rename(ctx context.Context, oldName, newName string) error {
 		to: object{bucket: b.bucket, key: newName}, absent: true})
 }
 
-// Replace is Rename onto a file that may stand: the copy replaces it in one step, then the old name goes.
+// Replace is Rename onto a file that may stand: the copy replaces it in one step, then the old name goes. A directory
+// replaces nothing: clients whose only rename is this one (OpenSSH, sshfs) rename directories with it.
 func (b *Backend) Replace(ctx context.Context, oldName, newName string) error {
 	head, err := b.store.head(ctx, b.bucket, oldName)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, statErr := b.Stat(ctx, oldName); statErr == nil {
-			return fmt.Errorf("s3: replace %q by %q: %w", newName, oldName, storage.ErrIsDirectory)
+		if oldName == newName {
+			_, err = b.Stat(ctx, oldName)
+			return err
 		}
+		return b.renameDir(ctx, oldName, newName)
 	}
 	if err != nil || oldName == newName {
 		return err

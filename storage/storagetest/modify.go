@@ -170,6 +170,38 @@ func replaceItself(t *testing.T, b storage.Backend) {
 	wantContent(t, b, "c", []byte("new"))
 }
 
+// replaceByDirectory: some clients have no other rename.
+func replaceByDirectory(t *testing.T, b storage.Backend) {
+	r, ok := b.(storage.Replacer)
+	if !ok {
+		t.Skip("not a Replacer")
+	}
+	ctx := t.Context()
+	Write(t, b, "old/sub/f", []byte("f"))
+	Write(t, b, "file", []byte("a file"))
+	Write(t, b, "full/g", []byte("g"))
+	if err := r.Replace(ctx, "old", "new"); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("directories are not renamed")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	wantMissing(t, b, "old")
+	wantContent(t, b, "new/sub/f", []byte("f"))
+	for _, taken := range []string{"file", "full", "new/sub/below"} {
+		if err := r.Replace(ctx, "new", taken); err == nil {
+			t.Errorf("a directory replaced %q", taken)
+		}
+	}
+	if err := r.Replace(ctx, "new", "new"); err != nil {
+		t.Errorf("replaced by itself: %v", err)
+	}
+	wantErr(t, "a missing directory", r.Replace(ctx, "old", "other"), fs.ErrNotExist)
+	wantContent(t, b, "new/sub/f", []byte("f"))
+	wantContent(t, b, "file", []byte("a file"))
+	wantContent(t, b, "full/g", []byte("g"))
+	wantList(t, b, "", "file", "full/", "new/")
+}
+
 func renameDirectory(t *testing.T, b storage.Backend) {
 	ctx := t.Context()
 	want := map[string][]byte{"f": []byte("f"), "sub/g": Bytes(101, 100_000), "sub/deeper/h": nil, "ünïcödé +&%": []byte("u")}

@@ -113,6 +113,7 @@ func tests() []test {
 		{"ModifyResumedUnnoted", modifyResumedUnnoted},
 		{"Replace", replace},
 		{"ReplaceItself", replaceItself},
+		{"ReplaceByDirectory", replaceByDirectory},
 		{"RenameLarge", renameLarge},
 		{"RenameDirectory", renameDirectory},
 		{"SetAttrs", setAttrs},
