@@ -17,16 +17,16 @@ func umlNFS(t *testing.T) {
 	startNFS(t)
 	for name, options := range map[string]string{"4.2": "vers=4.2", "4.0": "vers=4.0", "3": "vers=3,nolock"} {
 		t.Run(name, func(t *testing.T) {
-			w := newQuotaWorld(t, func(disk, dir string) { mountNFS(t, disk, dir, options) })
+			w := newDiskWorld(t, quotaDisk, func(disk, dir string) { mountNFS(t, disk, dir, options) })
 			w.twoAccounts(t, filepath.Join(w.disk, "anna"))
 		})
 		t.Run(name+" names", func(t *testing.T) {
-			w := newQuotaWorld(t, func(disk, dir string) { mountNFS(t, disk, dir, options) })
+			w := newDiskWorld(t, quotaDisk, func(disk, dir string) { mountNFS(t, disk, dir, options) })
 			w.names(t)
 			w.behind(t)
 		})
 		t.Run(name+" quota", func(t *testing.T) {
-			newQuotaWorld(t, func(disk, dir string) { mountNFS(t, disk, dir, options) }).limits(t)
+			newDiskWorld(t, quotaDisk, func(disk, dir string) { mountNFS(t, disk, dir, options) }).limits(t)
 		})
 	}
 }
@@ -65,7 +65,7 @@ func mountNFS(t *testing.T, disk, dir, options string) {
 
 // names: resumed uploads, renames onto names that stand and that do not, of one's own files and of others' in a directory that a
 // group shares, and links.
-func (w *quotaWorld) names(t *testing.T) {
+func (w *diskWorld) names(t *testing.T) {
 	t.Helper()
 	shared := filepath.Join(w.disk, "shared")
 	if err := errors.Join(os.Mkdir(shared, 0o770), os.Chown(shared, 0, 3000), os.Chmod(shared, 0o770|os.ModeSetgid)); err != nil {
@@ -112,7 +112,7 @@ func (w *quotaWorld) names(t *testing.T) {
 
 // behind: what another machine does to files that are open here. One that it removes is refused at CLOSE, and one that it
 // writes is what is read next.
-func (w *quotaWorld) behind(t *testing.T) {
+func (w *diskWorld) behind(t *testing.T) {
 	t.Helper()
 	w.env["SFTP_USER"] = "anna"
 	conn, client := w.dial()
