@@ -35,6 +35,7 @@ const benchRounds = 5
 type putFigure struct {
 	seconds float64 // wall clock of the clients
 	cpu     float64 // CPU seconds of the server's own processes
+	client  float64 // of the clients; not known beside OpenSSH, whose processes count as clients too
 }
 
 // putBench is a server with the domain EFS whose files lie on tmpfs and whose state lies on the disk, and what is sent.
@@ -94,8 +95,9 @@ func TestBenchmarkPut(t *testing.T) {
 			speed, cpu = append(speed, s.seconds/o.seconds), append(cpu, o.cpu/s.cpu)
 		}
 		seconds, cost := func(f putFigure) float64 { return f.seconds }, func(f putFigure) float64 { return f.cpu }
-		t.Logf("%-28s throughput ratio %s, server CPU ratio %s; seconds %s and %s, CPU seconds %s and %s", v.name, spread(speed), spread(cpu),
-			spreadOf(ours[v.name], seconds), spreadOf(theirs[v.name], seconds), spreadOf(ours[v.name], cost), spreadOf(theirs[v.name], cost))
+		t.Logf("%-28s throughput ratio %s, server CPU ratio %s; seconds %s and %s, CPU seconds %s and %s, of our clients %s", v.name, spread(speed), spread(cpu),
+			spreadOf(ours[v.name], seconds), spreadOf(theirs[v.name], seconds), spreadOf(ours[v.name], cost), spreadOf(theirs[v.name], cost),
+			spreadOf(ours[v.name], func(f putFigure) float64 { return f.client }))
 	}
 }
 
@@ -159,9 +161,9 @@ func (b *putBench) attach(flow bool) {
 func (b *putBench) ours(run func(benchPlace)) putFigure {
 	b.t.Helper()
 	home := filepath.Join(b.p.env["EFS_DIR"], "anna")
-	before, begun := cpuSeconds(b.t, b.p.cmd.Process.Pid), time.Now()
+	before, clients, begun := cpuSeconds(b.t, b.p.cmd.Process.Pid), clientSeconds(b.t), time.Now()
 	run(benchPlace{b.p.env["SFTP_USER"], b.p.env["SFTP_HOST"], b.p.env["SFTP_PORT"], "."})
-	f := putFigure{seconds: time.Since(begun).Seconds(), cpu: cpuSeconds(b.t, b.p.cmd.Process.Pid) - before}
+	f := putFigure{seconds: time.Since(begun).Seconds(), cpu: cpuSeconds(b.t, b.p.cmd.Process.Pid) - before, client: clientSeconds(b.t) - clients}
 	if b.flow {
 		b.p.await("the steps, which delete", func() bool {
 			left, err := os.ReadDir(home)
