@@ -268,7 +268,16 @@ func (s *Session) Mkdir(p string) error { return s.change("MKDIR", p, s.fs.Mkdir
 
 // Remove deletes a file. Like Rename it sees what is committed: a file that is being uploaded for the first time is not
 // there yet (fs.ErrNotExist), an older one at its path goes and the upload takes its place later, as on S3.
-func (s *Session) Remove(p string) error { return s.change("DELETE", p, s.fs.Remove) }
+func (s *Session) Remove(p string) error {
+	at, lost := s.fs.Locate(p)
+	if err := s.change("DELETE", p, s.fs.Remove); err != nil {
+		return err
+	}
+	if lost == nil {
+		s.m.temps.removed(at)
+	}
+	return nil
+}
 
 // Rmdir deletes an empty directory.
 func (s *Session) Rmdir(p string) error { return s.change("RMDIR", p, s.fs.Rmdir) }

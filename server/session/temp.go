@@ -67,6 +67,13 @@ func (ts *temps) find(at storage.Location) *temp {
 	return ts.at[at]
 }
 
+// removed ends the waiting of an upload whose file was deleted under its temporary name: its own it will never get.
+func (ts *temps) removed(at storage.Location) {
+	if t := ts.find(at); t != nil {
+		t.giveUp(TempName)
+	}
+}
+
 // temp is an upload whose verdict waits for its rename.
 type temp struct {
 	f     *File

@@ -100,6 +100,26 @@ func TestRenameEndsAnUpload(t *testing.T) {
 	w.await(renamed)
 }
 
+// A file that is deleted under its temporary name will not get another one.
+func TestRemovedUnderATemporaryName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.session(w.manager(waiting()))
+	defer s.End(session.Disconnect)
+	sent(t, s, "a.filepart")
+	w.fail("remove", 1)
+	if err := s.Remove("a.filepart"); !errors.Is(err, errFault) {
+		t.Errorf("remove: %v", err)
+	}
+	if got := w.endings(); len(got) != 0 {
+		t.Errorf("a deletion that failed ended the waiting: %q", got)
+	}
+	if err := s.Remove("a.filepart"); err != nil {
+		t.Fatal(err)
+	}
+	w.await(`partial/temp-name home/a.filepart 3 "e"`)
+}
+
 func TestOtherNamesWaitForNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

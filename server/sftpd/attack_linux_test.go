@@ -146,6 +146,11 @@ func TestAttackerOfAMapping(t *testing.T) {
 			"/shared/%s", "/SECRET/%s", "/Mine/evil/%s", "/mine/EVIL/%s", "/mine\x00/../secret/%s", "/secret/%s\x00", "/mine/evil/%s\x00.txt",
 			"/mine/\xc0\xae\xc0\xae/secret/%s", "/mine/..\xc0\xafsecret/%s", "\xff/../secret/%s",
 			"/mine/sub/deep/../other.csv%s", "/mine/${transfer:UserName}/../../secret/%s", "/${transfer:HomeDirectory}/../secret/%s",
+			"/mine\\..\\..\\secret\\%s", "\\secret\\%s", "/mine/..\\../secret/%s", "/mine/\x01/../../secret/%s", "/mine/..\x7f/secret/%s", "/mine/\r\n../secret/%s",
+			"/secret./%s", "/secret/./%s.", "/secret/%s/", "/secret/%s/..//file", "/mine./../secret/%s", "/mine/... /../../secret/%s", "//..//secret//%s//",
+			"/mine/\xe0\x80\xae\xe0\x80\xae/secret/%s", "/mine/\xf0\x80\x80\xae\xf0\x80\x80\xae/secret/%s", "/mine/．．/secret/%s", "／secret／%s",
+			"/mine/\u202e../secret/%s", "/se\u0063\u0301ret/%s", "/mine/" + strings.Repeat("a/", 600) + strings.Repeat("../", 601) + "secret/%s",
+			"/secret/" + strings.Repeat("n", 1100) + "/../%s",
 			"/..", "/../..", "/mine/evil", "/mine/evilfile", "/mine/evilnone", "/mine/evil/", "/mine/evilfile/.", "/mine/evil/..//evil",
 		} {
 			ways = append(ways, strings.TrimSuffix(fmt.Sprintf(way, name), "%!(EXTRA string="+name+")"))
