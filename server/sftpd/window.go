@@ -25,7 +25,7 @@ const (
 	maxWindow  = 16 << 20 // what OpenSSH's sftp keeps in flight: 64 requests of 255 KiB
 	// creditAt is how much is handed back at once, or half of a smaller window. The library does it after three packets;
 	// a grown window it would adjust at each Read.
-	creditAt = 128 << 10
+	creditAt = 256 << 10
 	// A window's worth that arrives in less than minRoundTrip is no concern: a store that pauses between two parts takes
 	// nearly as long. One that takes longer than maxRoundTrip is not held up by the window, of which a client sends at
 	// least one in each round trip.
