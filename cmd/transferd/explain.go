@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -106,6 +107,8 @@ func explainFlags(p process, args []string) (q explainQuestion, url string, asJS
 		wrong = "-op must be one of " + strings.Join(vfs.Operations(), ", ")
 	case (q.To != "") != (q.Operation == "rename"):
 		wrong = "-to belongs to -op rename, which needs it"
+	case q.SourceIp != "" && net.ParseIP(q.SourceIp) == nil:
+		wrong = "-source-ip must be an address such as 192.0.2.7"
 	case *password != "" && *key != "":
 		wrong = "-password-file and -key: one is enough"
 	}

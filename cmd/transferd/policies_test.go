@@ -220,6 +220,7 @@ func TestExplain(t *testing.T) {
 		{dev, "-op chmod -path x.csv", 2, "-op must be one of put,"},
 		{dev, "-op rename -path x.csv", 2, "-to belongs to -op rename"},
 		{dev, "-op put", 2, "are needed"},
+		{dev, "-op put -path x.csv -source-ip here", 2, "-source-ip must be an address"},
 		{[]string{"-server", "s-00000000000000000", "-user", "anna"}, "-op get -path x", 3, "there is no server s-00000000000000000"},
 		{append(dev[:2:2], "-user", "nobody"), "-op get -path x", 3, "there is no user nobody"},
 		{ftp, "-op get -path x", 3, "known to its identity provider (API_GATEWAY) alone"},

@@ -201,7 +201,7 @@ func (k *kernel) may(t thing, allowed bool, done string) bool {
 		not = "not "
 	}
 	return k.x.rule(Rule{Kind: "posix", Allowed: allowed, Text: fmt.Sprintf("%s (%v, uid %d, gid %d) may %s%s",
-		k.fs.whereis(t.at), t.info.Mode(), t.UID, t.GID, not, done)})
+		k.fs.whereis(t.at), symbolic(t.info.Mode()), t.UID, t.GID, not, done)})
 }
 
 func (k *kernel) deny(at place, why string) bool {
@@ -222,4 +222,26 @@ func (k *kernel) regular(t thing) bool {
 		return k.deny(t.at, "is neither a file nor a directory")
 	}
 	return true
+}
+
+// symbolic is a mode as ls shows it, where Go has the special bits in front.
+func symbolic(m fs.FileMode) string {
+	text := []byte((m & (fs.ModeDir | fs.ModePerm)).String())
+	if m&fs.ModeSymlink != 0 {
+		text[0] = 'l'
+	}
+	for _, special := range []struct {
+		bit    fs.FileMode
+		at     int
+		letter byte
+	}{{fs.ModeSetuid, 3, 's'}, {fs.ModeSetgid, 6, 's'}, {fs.ModeSticky, 9, 't'}} {
+		switch {
+		case m&special.bit == 0:
+		case text[special.at] == 'x':
+			text[special.at] = special.letter
+		default:
+			text[special.at] = special.letter - 'a' + 'A'
+		}
+	}
+	return string(text)
 }
