@@ -88,7 +88,7 @@ func clients() map[string]func(t *testing.T, p *proc, up, remote, down string) {
 			if err := os.WriteFile(half, content[:len(content)/2], 0o600); err != nil {
 				t.Fatal(err)
 			}
-			batch(t, p, fmt.Sprintf("mkdir %[2]s\nput -R %[1]q/* %[2]s\nput %[3]q %[2]s/large.bin\nreput %[1]q/large.bin %[2]s/large.bin\nget -R %[2]s %[4]q", up, remote, half, down))
+			batch(t, p, fmt.Sprintf("mkdir %[2]s\nput -R %[1]q/* %[2]s\nput %[3]q %[2]s/large.bin\nreput %[1]q/large.bin %[2]s/large.bin\nrename %[2]s %[2]s-moved\nrename %[2]s-moved %[2]s\nget -R %[2]s %[4]q", up, remote, half, down))
 			if err := os.Truncate(filepath.Join(down, "large.bin"), 1<<20); err != nil {
 				t.Fatal(err)
 			}
