@@ -197,6 +197,16 @@ func stat(f *os.File) (st unix.Stat_t, err error) {
 	return st, err
 }
 
+// fresh is stat of the file as it is now: of NFS the kernel would answer out of what it remembers, and not know that another
+// machine has removed the file, or how much of what it was to write late the server has refused.
+func fresh(f *os.File) (unix.Stat_t, error) {
+	var stx unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_NLINK|unix.STATX_SIZE, &stx); err != nil {
+		return unix.Stat_t{}, err
+	}
+	return stat(f)
+}
+
 // Live implements storage.Live: in place the bytes are the file's at once.
 func (u *upload) Live() bool { return u.temp == "" && (!u.replaces || u.wrote) }
 
@@ -293,7 +303,7 @@ func (u *upload) settle() (storage.Object, error) {
 			return storage.Object{}, err
 		}
 	}
-	st, err := u.fresh()
+	st, err := fresh(u.file)
 	if err == nil && st.Nlink == 0 {
 		err = fmt.Errorf("removed by somebody while it was written: %w", fs.ErrNotExist)
 	}
@@ -305,16 +315,6 @@ func (u *upload) settle() (storage.Object, error) {
 		obj.ETag = marked(u.mark, &st)
 	}
 	return obj, nil
-}
-
-// fresh describes the file as it is now: of NFS the kernel would answer out of what it remembers, and not know that another
-// machine has removed the file.
-func (u *upload) fresh() (unix.Stat_t, error) {
-	var stx unix.Statx_t
-	if err := unix.Statx(int(u.file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_NLINK, &stx); err != nil {
-		return unix.Stat_t{}, err
-	}
-	return stat(u.file)
 }
 
 // syncEntry makes the file's entry in its directory durable. It is the daemon that opens the directory: a user may be
@@ -387,11 +387,12 @@ func (u *upload) cutBack() error {
 	if u.low < u.began {
 		return nil
 	}
-	file, st, err := u.s.openFile(u.name, unix.O_WRONLY, 0)
+	file, _, err := u.s.openFile(u.name, unix.O_WRONLY, 0)
 	if err != nil {
 		return gone(err)
 	}
-	if st.Dev == u.dev && st.Ino == u.ino && st.Size > u.low && st.Size <= u.high {
+	st, err := fresh(file)
+	if err == nil && st.Dev == u.dev && st.Ino == u.ino && st.Size > u.low && st.Size <= u.high {
 		err = file.Truncate(u.low)
 	}
 	return errors.Join(err, file.Close())
