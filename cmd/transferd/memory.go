@@ -26,9 +26,9 @@ func shareMemory(granted int64) memory {
 	return memory{buffers: granted / 2, windows: int(granted / 16), limit: max(granted-unknown, leastLimit)}
 }
 
-// floorSize makes a collection due after 120 MiB of garbage at the earliest. Each packet of an upload is garbage when it
+// floorSize makes a collection due after 96 MiB of garbage at the earliest. Each packet of an upload is garbage when it
 // was read, and what lives in a daemon that writes to file systems is little: it collected 50 times a GiB, now 10 times,
-// which saves an eighth of an upload's CPU for at most 80 MiB more of memory.
+// which saves an eighth of an upload's CPU for about 100 MiB more of memory.
 const floorSize = 24 << 20
 
 // tune sets the collector for a process whose memory is a few large, long-lived buffers: it runs rarely (GC percent 400
