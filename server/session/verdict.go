@@ -103,7 +103,8 @@ func (v Verdict) At(u Upload) storage.Location {
 // has declared this one dead): its verdict is not this process's to write.
 var ErrElsewhere = errors.New("the upload is another process's by now")
 
-// Journal remembers uploads through any crash. Every method is durable once it returns.
+// Journal remembers uploads through any crash of the process when a method returns, and of the machine where something follows
+// from what it was told (docs/decisions/0024).
 type Journal interface {
 	// Begin writes the upload's row, before its first byte goes to storage.
 	Begin(ctx context.Context, u Upload) error
