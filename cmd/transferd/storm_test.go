@@ -205,7 +205,9 @@ func (s *workflowStorm) play(c call, w http.ResponseWriter) {
 			return
 		}
 		s.later(c, types.CustomStepStatusSuccess)
-	case "early":
+	case "early": // before the call itself is answered; judge waits for it as for the others
+		s.answering.Add(1)
+		defer s.answering.Done()
 		s.reply(c, types.CustomStepStatusSuccess)
 	case "twice":
 		s.later(c, types.CustomStepStatusSuccess)
@@ -228,9 +230,9 @@ func (s *workflowStorm) later(c call, status types.CustomStepStatus) {
 // reply calls back until somebody has heard it: the daemon may be dead at any moment of it. What has been answered by an
 // earlier try, or another side, is refused.
 func (s *workflowStorm) reply(c call, status types.CustomStepStatus) {
-	deadline := time.Now().Add(patience)
-	for time.Now().Before(deadline) {
-		err := s.daemon.Load().send(context.Background(), c, c.Token, status)
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		err = s.daemon.Load().send(context.Background(), c, c.Token, status)
 		switch {
 		case err == nil:
 			return
@@ -240,7 +242,7 @@ func (s *workflowStorm) reply(c call, status types.CustomStepStatus) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	s.t.Errorf("a callback about %s was heard by nobody", c.FileLocation.Key)
+	s.t.Errorf("a callback about %s was heard by nobody: %v", c.FileLocation.Key, err)
 }
 
 func (s *workflowStorm) judge(p *proc, kills int) {
