@@ -44,8 +44,8 @@ func (d *DB) waited(ctx context.Context, tx Tx, id server.ID) (bool, error) {
 	return true, err
 }
 
-// Begin writes an upload's row. It is durable once it returns, late perhaps (waited). A row that stands already with just this upload is no error:
-// the connection was lost while it was committed, and the caller tries again.
+// Begin writes an upload's row. It is durable once it returns, late perhaps (waited). A row that stands already with just this
+// upload is no error: the connection was lost while it was committed, and the caller tries again.
 func (d *DB) Begin(ctx context.Context, u session.Upload) error {
 	doc, err := encode(u)
 	if err != nil {

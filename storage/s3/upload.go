@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"mime"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -112,7 +113,17 @@ func metadata(id string, more map[string]string) map[string]string {
 	return m
 }
 
-// write is WriteAt.
+// WriteAt copies p into the buffers. Bytes that nobody waits for any more (behind the prefix, but not sent yet) may be
+// written again.
+func (u *upload) WriteAt(p []byte, off int64) (int, error) {
+	u.hold.rested.Store(0)
+	n, err := u.write(p, off)
+	u.hold.pool.Store(u.holds())
+	u.hold.rested.Store(time.Now().UnixNano())
+	return n, err
+}
+
+// write is WriteAt, which tells the budget about it.
 func (u *upload) write(p []byte, off int64) (int, error) {
 	if err := u.failed(); err != nil {
 		return 0, err

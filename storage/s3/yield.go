@@ -61,16 +61,6 @@ func (b *Budget) relieve(p *pool) {
 	}
 }
 
-// WriteAt copies p into the buffers. Bytes that nobody waits for any more (behind the prefix, but not sent yet) may be
-// written again.
-func (u *upload) WriteAt(p []byte, off int64) (int, error) {
-	u.hold.rested.Store(0)
-	n, err := u.write(p, off)
-	u.hold.pool.Store(u.holds())
-	u.hold.rested.Store(time.Now().UnixNano())
-	return n, err
-}
-
 // holds is the pool that the upload holds memory of, nil if of none.
 func (u *upload) holds() *pool {
 	switch b := u.store.cfg.Budget; {
